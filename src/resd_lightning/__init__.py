@@ -1,0 +1,1 @@
+"""RESD: language models that learn from rich feedback when success is rare."""
