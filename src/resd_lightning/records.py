@@ -1,21 +1,19 @@
 """The frozen records that cross module boundaries, in the order one update creates them.
 
 Example -> Completion -> Feedback -> Rollout -> Reflection -> TeacherPrompt -> DistillBatch.
-Nothing in here imports another module of the package.
+All but the last three, which Lightning carries or callbacks fill, are frozen. Nothing in here imports another module of the package.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import Literal, TypedDict
 
-if TYPE_CHECKING:
-    import torch
-    from jaxtyping import Bool, Float, Int
-    from torch import Tensor
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 SUCCESS_REWARD = 1.0
 """A rollout succeeds when its reward reaches this value; the only success test in the package."""
@@ -174,3 +172,135 @@ class Rollout:
     def is_success(self) -> bool:
         """Whether the environment gave full reward."""
         return self.feedback.is_success
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model wrote when it was asked about a rollout, kept for transcripts and counts.
+
+    Attributes:
+        purpose: Reflect, tag or curate.
+        rollout: Index in the update's rollouts.
+        messages: The prompt; empty where it did not fit its limit and nothing was asked.
+        text: The raw answer.
+        problems: What was malformed in it.
+    """
+
+    purpose: Purpose
+    rollout: int
+    messages: tuple[Message, ...]
+    text: str
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class TeacherPrompt:
+    """What the teacher reads before it scores one response (RESD Alg. 1 lines 14 and 15).
+
+    Prompt, loss mask and metrics all read this record, so they cannot disagree.
+
+    Attributes:
+        messages: The chat; the student's own where nothing enriches it.
+        token_ids: Its tokens, up to where the response begins.
+        sections: Sections it holds, of playbook, reflection, trial, feedback and solution; empty if it is plain.
+        is_skipped: The enriched prompt did not fit its limit.
+    """
+
+    messages: tuple[Message, ...]
+    token_ids: tuple[int, ...]
+    sections: frozenset[str]
+    is_skipped: bool = False
+
+    @property
+    def is_enriched(self) -> bool:
+        """Whether the teacher knows more than the student; if not, the sample is masked out of the loss."""
+        return bool(self.sections)
+
+
+class UpdateRecord:
+    """Everything one update makes, filled in step by step by the loop and its callbacks.
+
+    Args:
+        update: Number of the update, counted from 0.
+        rollouts: The update's rollouts, in prompt order then sample order; the same on every rank.
+        metrics: Scalars of the update by name.
+    """
+
+    def __init__(self, update: int, rollouts: list[Rollout], metrics: dict[str, float]) -> None:
+        self.update = update
+        self.rollouts = rollouts
+        self.metrics = metrics
+        self.answers: list[Answer] = []
+        self.operations: list[Mapping[str, object]] = []
+        self.teacher_prompts: list[TeacherPrompt] = []
+
+    def count(self, name: str, amount: float = 1) -> None:
+        """Add to a metric that starts at zero."""
+        self.metrics[name] = self.metrics.get(name, 0.0) + amount
+
+    def log_operations(self, operations: Iterable[Mapping[str, object]]) -> None:
+        """Keep what happened to playbook entries, for transcripts."""
+        self.operations.extend(operations)
+
+    def playbook_keys(self, key: Callable[[str], str]) -> list[str]:
+        """Return the keys of the playbooks that serve this update, each once, in prompt order."""
+        return list(dict.fromkeys(key(rollout.example.id) for rollout in self.rollouts))
+
+    def with_example(self, example_id: str) -> list[Rollout]:
+        """Return the rollouts of one prompt."""
+        return [rollout for rollout in self.rollouts if rollout.example.id == example_id]
+
+
+class ExampleBatch:
+    """Examples on their way through a Lightning loop; a plain class, because Lightning rebuilds dataclasses."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.examples = tuple(examples)
+
+
+class DistillBatch:
+    """One micro-batch of the loss: the same responses behind the student's and behind the teacher's prompts.
+
+    Prompts are padded on the left and responses on the right, so that response token t stands in the same column of
+    every row. A plain class: Lightning refuses frozen dataclasses, and would cast the fp32 coefficients of others.
+
+    Args:
+        student_ids: (batch, student_prompt + time) tokens.
+        student_mask: True at the student's real tokens.
+        teacher_ids: (batch, teacher_prompt + time) tokens.
+        teacher_mask: True at the teacher's real tokens.
+        response_mask: (batch, time), True at real response tokens.
+        coefficients: (batch,) fp32; a sequence's share of the update's loss per unit of token loss.
+    """
+
+    def __init__(
+        self,
+        student_ids: Int[Tensor, "batch student_time"],
+        student_mask: Bool[Tensor, "batch student_time"],
+        teacher_ids: Int[Tensor, "batch teacher_time"],
+        teacher_mask: Bool[Tensor, "batch teacher_time"],
+        response_mask: Bool[Tensor, "batch time"],
+        coefficients: Float[Tensor, " batch"],
+    ) -> None:
+        self.student_ids = student_ids
+        self.student_mask = student_mask
+        self.teacher_ids = teacher_ids
+        self.teacher_mask = teacher_mask
+        self.response_mask = response_mask
+        self.coefficients = coefficients
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> DistillBatch:
+        """Return the batch on `device`, precision unchanged."""
+        return DistillBatch(
+            *(
+                tensor.to(device, non_blocking=non_blocking)
+                for tensor in (
+                    self.student_ids,
+                    self.student_mask,
+                    self.teacher_ids,
+                    self.teacher_mask,
+                    self.response_mask,
+                    self.coefficients,
+                )
+            )
+        )

@@ -1,0 +1,29 @@
+"""The lines of Algorithm 1, one file each, and the observers that watch them."""
+
+from resd_lightning.callbacks.cache import CacheSolutions
+from resd_lightning.callbacks.concise import ConcisePlaybook
+from resd_lightning.callbacks.curate import CuratePlaybook
+from resd_lightning.callbacks.keep_checkpoints import KeepCheckpoints
+from resd_lightning.callbacks.record_metrics import RecordMetrics
+from resd_lightning.callbacks.reflect import ReflectOnFailures
+from resd_lightning.callbacks.sync_teacher import SyncTeacher
+from resd_lightning.callbacks.tag_successes import TagSuccesses
+from resd_lightning.callbacks.tensorboard_text import TensorBoardText
+from resd_lightning.callbacks.transcripts import WriteTranscripts
+from resd_lightning.callbacks.validate_first import ValidateFirst
+from resd_lightning.callbacks.write_predictions import WritePredictions
+
+__all__ = [
+    "CacheSolutions",
+    "ConcisePlaybook",
+    "CuratePlaybook",
+    "KeepCheckpoints",
+    "RecordMetrics",
+    "ReflectOnFailures",
+    "SyncTeacher",
+    "TagSuccesses",
+    "TensorBoardText",
+    "ValidateFirst",
+    "WritePredictions",
+    "WriteTranscripts",
+]

@@ -1,0 +1,1 @@
+"""The distillation loss and how responses are aligned for it."""

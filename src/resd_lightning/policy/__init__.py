@@ -1,0 +1,1 @@
+"""The language model: loading it, and seeing it as student, teacher or base."""

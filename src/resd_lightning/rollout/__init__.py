@@ -1,0 +1,1 @@
+"""From chats to responses: engines, seeded sampling, and the chat template."""

@@ -1,0 +1,1 @@
+"""Where prompts come from and who judges the responses."""

@@ -1,0 +1,67 @@
+"""Keeps the state of the latest update, and the student's weights of every validation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from resd_lightning.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from resd_lightning.module import ResdModule
+
+
+class KeepCheckpoints(Checkpoint):
+    """Saves `checkpoints/last.ckpt` after each update, and `checkpoints/update-N` at each validation.
+
+    Both appear in one step: a kill in the middle of saving leaves the previous ones whole. Lightning runs checkpoint
+    callbacks last, so the state has the teacher's step in it.
+
+    Args:
+        folder: The run's folder.
+        config: The run's configuration, kept in the checkpoint to tell what a resumed run changed.
+    """
+
+    def __init__(self, folder: RunFolder, config: dict[str, object]) -> None:
+        self._folder = folder
+        self._config = config
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]) -> None:
+        """Put the configuration into the checkpoint."""
+        checkpoint["config"] = self._config
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the start, so that a run killed in its first update resumes too."""
+        if trainer.global_step == 0:
+            self._save_last(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the state after the update."""
+        self._save_last(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the validated student: an adapter is small, so each is kept; whole models are not."""
+        module: ResdModule = pl_module  # type: ignore[assignment]
+        if trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        if module.loaded_policy.has_adapters:
+            target = self._folder.student(trainer.global_step)
+            scratch = target.with_name(f".{target.name}.new")
+            shutil.rmtree(scratch, ignore_errors=True)
+            module.loaded_policy.save_pretrained(scratch)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(scratch, target)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        last = self._folder.last_checkpoint
+        scratch = Path(f"{last}.new")
+        last.parent.mkdir(parents=True, exist_ok=True)
+        trainer.save_checkpoint(scratch)
+        if trainer.is_global_zero:
+            os.replace(scratch, last)
+        trainer.strategy.barrier("last checkpoint")

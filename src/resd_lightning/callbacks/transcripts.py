@@ -1,0 +1,85 @@
+"""Writes what every rollout went through, for people: transcripts.jsonl and the latest playbook."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from resd_lightning.records import UpdateRecord
+from resd_lightning.run_folder import Line, RunFolder, append_lines, keep_lines, replace_text
+
+if TYPE_CHECKING:
+    from resd_lightning.module import ResdModule
+
+
+class WriteTranscripts(Callback):
+    """Appends one line per rollout and update, and rewrites the playbook's readable copy.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop the lines past the update that is resumed from."""
+        if trainer.is_global_zero:
+            keep_lines(self._folder.transcripts, lambda line: int(str(line["update"])) < trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the update."""
+        module: ResdModule = pl_module  # type: ignore[assignment]
+        record = module.data.record
+        if record is None or not trainer.is_global_zero:
+            return
+        append_lines(self._folder.transcripts, transcript_lines(record, module))
+        playbooks = {key: playbook.to_dict() for key, playbook in module.context.playbooks.items()}
+        # A run with global scope has one playbook, and its file is that playbook as people edit it.
+        shown = playbooks.get("", playbooks)
+        replace_text(self._folder.playbook, json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
+
+
+def transcript_lines(record: UpdateRecord, module: ResdModule) -> list[Line]:
+    """Return one plain object per rollout: response, feedback, answers about it, and the teacher's prompt."""
+    coefficients = module.objective.coefficients(record.rollouts, record.teacher_prompts).tolist()
+    lines: list[Line] = []
+    for index, rollout in enumerate(record.rollouts):
+        prompt = record.teacher_prompts[index]
+        lines.append(
+            {
+                "update": record.update,
+                "example": rollout.example.id,
+                "sample": rollout.sample,
+                "prompt": rollout.example.messages,
+                "response": rollout.completion.text,
+                "response_tokens": len(rollout.completion.token_ids),
+                "is_truncated": rollout.completion.is_truncated,
+                "reward": rollout.feedback.reward,
+                "tests_passed": rollout.feedback.tests_passed,
+                "feedback": rollout.feedback.text,
+                "verify_error": rollout.feedback.error,
+                "answers": [
+                    {
+                        "purpose": str(answer.purpose),
+                        "prompt": answer.messages,
+                        "text": answer.text,
+                        "problems": [vars(problem) for problem in answer.problems],
+                    }
+                    for answer in record.answers
+                    if answer.rollout == index
+                ],
+                "operations": [
+                    operation for operation in record.operations if operation.get("example") == rollout.example.id
+                ]
+                if rollout.sample == 0
+                else [],
+                "teacher_sections": sorted(prompt.sections),
+                "teacher_prompt": prompt.messages if prompt.is_enriched else None,
+                "teacher_skipped": prompt.is_skipped,
+                "loss_coefficient": coefficients[index],
+            }
+        )
+    return lines

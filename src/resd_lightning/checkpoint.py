@@ -1,0 +1,114 @@
+"""Reads a checkpoint before a run uses it: is it one, is it of this model, and what has changed since."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from resd_lightning.config import ConfigError
+from resd_lightning.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from resd_lightning.module import ResdModule
+
+logger = logging.getLogger(__name__)
+
+LAST = "last"
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """What a checkpoint says about itself.
+
+    Attributes:
+        updates: Policy updates behind it.
+        base: Model type and sizes it was trained on.
+        lora: Rank of its adapters; None for full fine-tuning.
+        teacher: Kind of its teacher.
+        config: The run's configuration when it was saved.
+    """
+
+    updates: int
+    base: str
+    lora: int | None
+    teacher: str
+    config: Mapping[str, object]
+
+
+def find_checkpoint(ckpt_path: str, folder: RunFolder) -> Path:
+    """Return the file that `--ckpt_path` means; `last` is the run folder's latest.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    path = folder.last_checkpoint if ckpt_path == LAST else Path(ckpt_path)
+    if not path.is_file():
+        hint = f": --run_dir {folder.path} holds no run to go on with" if ckpt_path == LAST else ""
+        raise ConfigError(f"--ckpt_path {ckpt_path}: no file at {path}{hint}")
+    return path
+
+
+def read_checkpoint(path: Path) -> CheckpointFacts:
+    """Return a checkpoint's facts; its tensors stay on disk.
+
+    Raises:
+        ConfigError: The file isn't a checkpoint of this package.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise ConfigError(f"--ckpt_path {path} is not a readable checkpoint: {error}") from error
+    if not isinstance(checkpoint, dict) or "resd" not in checkpoint:
+        raise ConfigError(f"--ckpt_path {path} was not written by `resd fit`: it holds no student and no playbook")
+    state = checkpoint["resd"]
+    return CheckpointFacts(
+        state["updates"], state["base"], state["lora"], state["teacher"], checkpoint.get("config") or {}
+    )
+
+
+def check_compatible(path: Path, facts: CheckpointFacts, module: ResdModule) -> None:
+    """Refuse a checkpoint whose weights can't go into this module.
+
+    Raises:
+        ConfigError: Names the setting that differs.
+    """
+    lora = module.policy_config.lora
+    wanted = {
+        "model.policy.base": (facts.base, module.facts.architecture),
+        "model.policy.lora.rank": (facts.lora, None if lora is None else lora.rank),
+        "model.teacher.kind": (facts.teacher, module.teacher_config.kind),
+    }
+    for key, (saved, configured) in wanted.items():
+        if saved != configured:
+            raise ConfigError(f"--ckpt_path {path} was saved with {key} = {saved}, but this run has {configured}")
+
+
+def report_differences(facts: CheckpointFacts, config: Mapping[str, object]) -> list[str]:
+    """Log, and return, the keys whose value in this run differs from the checkpoint's; this run's value is used."""
+    saved, current = _flat(facts.config), _flat(config)
+    ignored = ("ckpt_path", "config", "overwrite", "weights_only", "verbose")
+    keys = sorted(key for key in saved.keys() | current.keys() if key.split(".")[0] not in ignored)
+    lines = [
+        f"{key}: {saved.get(key, '(unset)')} -> {current.get(key, '(unset)')}"
+        for key in keys
+        if saved.get(key) != current.get(key)
+    ]
+    for line in lines if saved else ():
+        logger.warning("differs from the checkpoint: %s", line)
+    return lines
+
+
+def _flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

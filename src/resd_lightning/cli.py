@@ -1,0 +1,167 @@
+"""The command line: `resd fit | validate | test | predict`, composed from YAML files, and the tools beside them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import yaml
+from jsonargparse import auto_cli, set_parsing_settings
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from resd_lightning import callbacks as lines
+from resd_lightning.checkpoint import check_compatible, find_checkpoint, read_checkpoint, report_differences
+from resd_lightning.config import ConfigError
+from resd_lightning.datamodule import RolloutDataModule
+from resd_lightning.export import export
+from resd_lightning.module import ResdModule
+from resd_lightning.run_folder import RunFolder, replace_text
+from resd_lightning.training import check_arguments, derived_arguments
+
+logger = logging.getLogger(__name__)
+
+TOOLS = {"export": export}
+"""Commands that need no trainer: functions whose arguments are the options."""
+
+
+class ResdCLI(LightningCLI):
+    """LightningCLI with one run folder, the user's options before the checkpoint's, and observers that are always on.
+
+    Args:
+        args: The command line without the program's name, or a dict; None reads `sys.argv`.
+        run: False builds model, data and trainer and stops, for notebooks.
+    """
+
+    folder: RunFolder
+
+    def __init__(self, args: Sequence[str] | dict[str, object] | None = None, *, run: bool = True) -> None:
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)
+        super().__init__(
+            ResdModule,
+            RolloutDataModule,
+            save_config_callback=None,  # KeepCheckpoints and the run folder do it
+            seed_everything_default=0,
+            trainer_defaults={"gradient_clip_val": 1.0},
+            auto_configure_optimizers=False,
+            args=args,
+            run=run,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run folder, and let one seed serve the run."""
+        parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run; null names it itself.")
+        parser.add_argument("--overwrite", type=bool, default=False, help="Delete the run that --run_dir holds.")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=_one_seed)
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning would load the checkpoint's hyperparameters over the user's options."""
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The parsed options of the subcommand in force, as plain values."""
+        self._dump_config()
+        return cast("dict[str, object]", self.config_dump)
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run folder and refuse trainer options that would break updates apart."""
+        namespace = self.config[self.subcommand] if self.subcommand else self.config
+        if namespace.get("run_dir") is None:
+            namespace["run_dir"] = str(default_run_dir(self.options))
+            del self.config_dump
+        self.folder = RunFolder(Path(namespace["run_dir"]))
+        check_arguments(cast("dict[str, object]", self.options["trainer"]))
+
+    def instantiate_trainer(self, **kwargs: object) -> Trainer:
+        """Build the trainer with what follows from the data, and with the observers of the subcommand."""
+        is_fit = self.subcommand in (None, "fit")
+        resumed_from = self._resolve_checkpoint()
+        arguments: dict[str, object] = {"enable_checkpointing": is_fit, **kwargs}
+        observers: list[Callback] = [lines.RecordMetrics(self.folder)]
+        if is_fit:
+            arguments |= derived_arguments(self.datamodule.num_updates, self.datamodule.inner_updates)
+            observers = [
+                lines.RecordMetrics(self.folder),
+                lines.WriteTranscripts(self.folder),
+                lines.TensorBoardText(),
+                lines.ValidateFirst(),
+                lines.KeepCheckpoints(self.folder, self.options),
+            ]
+            if self._get(self.config_init, "trainer")["logger"] in (None, True):
+                purge = None if resumed_from is None else resumed_from + 1
+                arguments["logger"] = TensorBoardLogger(self.folder.path, "tensorboard", version="", purge_step=purge)
+        else:
+            arguments["logger"] = False
+            if self.subcommand == "predict":
+                observers = [lines.WritePredictions(self.folder)]
+        self.trainer_defaults = {**self.trainer_defaults, "callbacks": observers}
+        return cast("Trainer", super().instantiate_trainer(**arguments))
+
+    def _resolve_checkpoint(self) -> int | None:
+        """Check `--ckpt_path`, make it a path, and return the updates behind it; None where there is none."""
+        if self.subcommand is None:
+            return None
+        ckpt_path = self.config_init[self.subcommand].get("ckpt_path")
+        if ckpt_path is None:
+            return None
+        path = find_checkpoint(str(ckpt_path), self.folder)
+        facts = read_checkpoint(path)
+        check_compatible(path, facts, self.model)
+        report_differences(facts, self.options)
+        self.config_init[self.subcommand]["ckpt_path"] = str(path)
+        # The file is ours and holds plain data: Lightning's default would unpickle anything.
+        self.config_init[self.subcommand]["weights_only"] = True
+        return facts.updates
+
+    def before_fit(self) -> None:
+        """Claim the run folder, without losing a run that is in it, and write the configuration there."""
+        if self.folder.has_run and self.config_init["fit"]["ckpt_path"] is None:
+            if not self.config_init["fit"]["overwrite"]:
+                raise ConfigError(
+                    f"--run_dir {self.folder.path} holds a run already: go on with it by --ckpt_path last, choose "
+                    "another folder, or give --overwrite true"
+                )
+            self.folder.delete_run()
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        replace_text(self.folder.config, yaml.safe_dump(self.options, sort_keys=False, allow_unicode=True))
+
+    def after_fit(self) -> None:
+        """Say where things are."""
+        if self.trainer.is_global_zero:
+            logger.info("run folder: %s", self.folder.path)
+            logger.info("watch it: tensorboard --logdir %s", self.folder.path)
+
+
+def default_run_dir(options: dict[str, object]) -> Path:
+    """Return `runs/<method>-<task>-<model>-<seed>`."""
+    model = cast("dict[str, dict[str, str]]", options["model"])
+    data = cast("dict[str, dict[str, str]]", options["data"])
+    task = data["task"]["class_path"].rpartition(".")[2].removesuffix("Task").lower()
+    base = Path(model["policy"]["base"]).name.lower()
+    return Path("runs") / f"{model['method']}-{task}-{base}-{options['seed_everything']}"
+
+
+def _one_seed(seed: bool | int) -> int:
+    if isinstance(seed, bool):
+        raise ConfigError("--seed_everything must be a number: a run's seed names all of its samples")
+    return seed
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run `resd` and return its exit status; what the user can mend is said in one line, without a traceback."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    try:
+        if arguments and arguments[0] in TOOLS:
+            auto_cli(TOOLS[arguments[0]], args=arguments[1:], prog=f"resd {arguments[0]}", as_positional=True)
+        else:
+            sys.argv = ["resd", *arguments]
+            ResdCLI()
+    except ConfigError as error:
+        sys.stderr.write(f"resd: error: {error}\n")
+        return 2
+    return 0

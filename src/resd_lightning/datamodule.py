@@ -1,0 +1,340 @@
+"""The datamodule: each epoch it rolls the student out and lets the context learn before it yields a micro-batch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from tqdm.auto import tqdm
+
+from resd_lightning.algorithm import algorithm_callbacks
+from resd_lightning.config import Author, ConfigError, SamplingConfig, require
+from resd_lightning.costs import Costs
+from resd_lightning.records import (
+    Completion,
+    DistillBatch,
+    Example,
+    ExampleBatch,
+    Purpose,
+    Rollout,
+    Split,
+    UpdateRecord,
+)
+from resd_lightning.rollout.across_ranks import spread
+from resd_lightning.rollout.engine import Engine, GenerationRequest, Schema
+from resd_lightning.rollout.hf import HFEngine
+from resd_lightning.stream import PromptStream
+from resd_lightning.tasks.base import Task
+from resd_lightning.tasks.verification import Verifier
+from resd_lightning.training import check_trainer
+
+if TYPE_CHECKING:
+    from resd_lightning.module import ResdModule
+
+logger = logging.getLogger(__name__)
+
+VALIDATION = SamplingConfig(temperature=0.6)
+
+
+class RolloutDataModule(LightningDataModule):
+    """Prompts, responses and feedback of each update (RESD Alg. 1 lines 3 and 4), and the order of what follows.
+
+    Args:
+        task: Where prompts come from, and who judges responses.
+        engine: Who generates; null is the in-process Hugging Face engine.
+        batch_size: Prompts per update.
+        inner_updates: Updates on each batch of prompts; K in the paper.
+        rollouts_per_prompt: Responses to each prompt and update.
+        micro_batch_size: Responses per forward and backward pass; memory grows with it, results do not change.
+        max_batches: Stop after this many batches of prompts; null trains on all of them.
+        max_prompt_tokens: Longest question; longer ones are skipped and counted.
+        rollout: Sampling of training rollouts.
+        validation: Sampling of validation, test and prediction.
+        validation_samples: Responses per prompt in validation; k of mean@k and best@k.
+        validation_batch_size: Prompts evaluated at a time.
+        predict_split: Split that `resd predict` answers.
+        verify_workers: Processes that verify responses; 0 verifies in the training process.
+        verify_timeout_s: Longest time for verifying one response, in seconds; a longer one fails the sample.
+        seed: Seed of every sample and draw of the run; the command line sets it by --seed_everything.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        engine: Engine | None = None,
+        batch_size: int = 32,
+        inner_updates: int = 4,
+        rollouts_per_prompt: int = 1,
+        micro_batch_size: int = 1,
+        max_batches: int | None = None,
+        max_prompt_tokens: int = 4096,
+        rollout: SamplingConfig = SamplingConfig(),  # noqa: B008  # frozen
+        validation: SamplingConfig = VALIDATION,
+        validation_samples: int = 4,
+        validation_batch_size: int = 32,
+        predict_split: Split = "test",
+        verify_workers: int = 0,
+        verify_timeout_s: float = 60.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for key, value in {
+            "batch_size": batch_size,
+            "inner_updates": inner_updates,
+            "rollouts_per_prompt": rollouts_per_prompt,
+            "micro_batch_size": micro_batch_size,
+            "max_prompt_tokens": max_prompt_tokens,
+            "validation_samples": validation_samples,
+            "validation_batch_size": validation_batch_size,
+        }.items():
+            require(value >= 1, f"data.{key}", "at least 1", value)
+        require(max_batches is None or max_batches >= 1, "data.max_batches", "at least 1", max_batches)
+        require(verify_workers >= 0, "data.verify_workers", "at least 0", verify_workers)
+        require(verify_timeout_s > 0, "data.verify_timeout_s", "above 0", verify_timeout_s)
+        self.task = task
+        self.engine: Engine = HFEngine() if engine is None else engine
+        self.batch_size = batch_size
+        self.inner_updates = inner_updates
+        self.rollouts_per_prompt = rollouts_per_prompt
+        self.micro_batch_size = micro_batch_size
+        self.max_batches = max_batches
+        self.max_prompt_tokens = max_prompt_tokens
+        self.rollout = rollout
+        self.validation = validation
+        self.validation_samples = validation_samples
+        self.validation_batch_size = validation_batch_size
+        self.predict_split = predict_split
+        self.seed = seed
+        self.costs = Costs()
+        self.record: UpdateRecord | None = None
+        """What the current update made; observers read it when the epoch ends."""
+        self._verifier = Verifier(task, workers=verify_workers, timeout_s=verify_timeout_s)
+        self._attached: object = None
+
+    # Set-up
+
+    @cached_property
+    def stream(self) -> PromptStream:
+        """The training prompts in the order updates see them."""
+        return PromptStream(
+            self.task.examples("train"),
+            batch_size=self.batch_size,
+            inner_updates=self.inner_updates,
+            max_batches=self.max_batches,
+        )
+
+    @property
+    def num_updates(self) -> int:
+        """Updates in the whole run: batches times inner updates."""
+        return self.stream.num_updates
+
+    @property
+    def module(self) -> ResdModule:
+        """The module in training."""
+        return cast("ResdModule", self._trainer.lightning_module)
+
+    @property
+    def _trainer(self) -> Trainer:
+        if self.trainer is None:
+            raise RuntimeError("the datamodule has no trainer yet")
+        return self.trainer
+
+    def setup(self, stage: str) -> None:
+        """Check trainer, lengths and task before any weight is loaded.
+
+        Raises:
+            ConfigError: The trainer breaks updates apart, a length doesn't fit the model, or a split is empty.
+        """
+        if stage == "fit":
+            check_trainer(self._trainer, self.num_updates, self.inner_updates)
+        self._check_lengths()
+        for split in {"fit": ("val",), "validate": ("val",), "test": ("test",)}.get(stage, (self.predict_split,)):
+            if not self.task.examples(split):
+                raise ConfigError(f"data.task yields no examples for the split {split!r}")
+
+    def _check_lengths(self) -> None:
+        context, teacher, room = (
+            self.module.context_config,
+            self.module.teacher_prompt_config,
+            self.module.facts.max_positions,
+        )
+        asked = max(sampling.max_new_tokens for sampling in (context.reflect, context.tag, context.curate))
+        for keys, length in {
+            "data.max_prompt_tokens + data.rollout.max_new_tokens": self.max_prompt_tokens
+            + self.rollout.max_new_tokens,
+            "model.teacher_prompt.max_tokens + data.rollout.max_new_tokens": teacher.max_tokens
+            + self.rollout.max_new_tokens,
+            "data.max_prompt_tokens + data.validation.max_new_tokens": self.max_prompt_tokens
+            + self.validation.max_new_tokens,
+            "model.context.max_prompt_tokens + the longest of its max_new_tokens": context.max_prompt_tokens + asked,
+        }.items():
+            if length > room:
+                raise ConfigError(f"{keys} is {length} tokens, but model.policy.base was made for {room}")
+
+    def teardown(self, stage: str) -> None:
+        """Stop the verification workers."""
+        self._verifier.close()
+
+    # Loaders: plain sized iterables whose body runs when the epoch has begun, which is what makes resuming exact
+
+    def train_dataloader(self) -> RolloutLoader:
+        """Return the loader that makes one update per epoch."""
+        return RolloutLoader(self)
+
+    def val_dataloader(self) -> list[ExampleBatch]:
+        """Return the validation prompts in batches."""
+        return self._example_batches("val")
+
+    def test_dataloader(self) -> list[ExampleBatch]:
+        """Return the test prompts in batches."""
+        return self._example_batches("test")
+
+    def predict_dataloader(self) -> list[ExampleBatch]:
+        """Return the prompts of `predict_split` in batches."""
+        return self._example_batches(self.predict_split)
+
+    def _example_batches(self, split: Split) -> list[ExampleBatch]:
+        examples, size = self.task.examples(split), self.validation_batch_size
+        return [ExampleBatch(examples[start : start + size]) for start in range(0, len(examples), size)]
+
+    @property
+    def num_slots(self) -> int:
+        """Micro-batches of every update on every rank: enough for the fullest, so that all ranks stay in step."""
+        rollouts = self.batch_size * self.rollouts_per_prompt
+        per_rank = -(-rollouts // self._trainer.world_size)
+        return -(-per_rank // self.micro_batch_size)
+
+    # One update
+
+    def update(self) -> Iterator[DistillBatch]:
+        """Make one update's rollouts, context and teacher prompts, then yield its micro-batches."""
+        trainer, module = self._trainer, self.module
+        number = trainer.current_epoch
+        examples = self.stream.batch(number)
+        rollouts = self.roll_out(examples, number, Purpose.ROLLOUT)  # Alg. 1 lines 3 and 4
+        record = self.record = UpdateRecord(number, rollouts, {})
+        self._measure_rollouts(record, len(examples) * self.rollouts_per_prompt)
+        module.context.begin_update(
+            (example.id for example in examples), keep_solutions=module.context_config.keep_solutions
+        )
+        for callback in algorithm_callbacks(trainer):  # lines 6 to 11
+            callback.on_rollouts_end(trainer, module, record)
+        with self.costs.timed("teacher_prompts"):
+            record.teacher_prompts = module.build_teacher_prompts(record)  # lines 14 and 15
+        module.context.seal()
+        self._measure_context(record)
+        torch.manual_seed(GenerationRequest(Purpose.ROLLOUT, number, "dropout", 0, ()).seed(self.seed))
+        yield from module.objective.micro_batches(  # lines 17 and 18 are the module's training_step
+            record.rollouts,
+            record.teacher_prompts,
+            micro_batch_size=self.micro_batch_size,
+            num_slots=self.num_slots,
+            pad_id=cast("int", module.tokenizer.pad_token_id),
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+
+    def roll_out(self, examples: Sequence[Example], update: int, purpose: Purpose) -> list[Rollout]:
+        """Return verified responses of the student, in order of examples then samples; skipped prompts left out.
+
+        Training rollouts are sampled by `rollout`, all others by `validation`.
+        """
+        is_training = purpose == Purpose.ROLLOUT
+        samples = self.rollouts_per_prompt if is_training else self.validation_samples
+        asked = [(example, sample) for example in examples for sample in range(samples)]
+        completions = self.generate(
+            [GenerationRequest(purpose, update, example.id, sample, example.messages) for example, sample in asked],
+            self.rollout if is_training else self.validation,
+            author="student",
+            max_prompt_tokens=self.max_prompt_tokens,
+        )
+        done = [(e, s, c) for (e, s), c in zip(asked, completions, strict=True) if not c.is_skipped]
+        with self.costs.timed("verify"):
+            feedback = spread(
+                lambda share: self._verifier.verify([e for e, _, _ in share], [c.text for _, _, c in share]), done
+            )
+        return [Rollout(e, s, c, f) for (e, s, c), f in zip(done, feedback, strict=True)]
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: SamplingConfig,
+        *,
+        author: Author,
+        max_prompt_tokens: int,
+        schema: Schema | None = None,
+    ) -> list[Completion]:
+        """Return one completion per request, in order and on every rank; counted, timed and shown.
+
+        All text that a run generates comes from here. All requests of a call have one purpose.
+        """
+        if not requests:
+            return []
+        if self._attached is not self.module.loaded_policy:
+            self._attached = self.module.loaded_policy
+            self.engine.attach(self.module.loaded_policy, self.seed)
+        purpose = requests[0].purpose
+        is_shown = self._trainer.is_global_zero and self._trainer.progress_bar_callback is not None
+        with (
+            self.costs.timed(str(purpose)),
+            tqdm(total=len(requests), desc=str(purpose), leave=False, disable=None if is_shown else True) as bar,
+        ):
+            completions = spread(
+                lambda share: self.engine.generate(
+                    share,
+                    sampling,
+                    author=author,
+                    max_prompt_tokens=max_prompt_tokens,
+                    schema=schema,
+                    on_progress=bar.update,
+                ),
+                requests,
+            )
+        self.costs.count(purpose, completions)
+        return completions
+
+    def _measure_rollouts(self, record: UpdateRecord, num_requested: int) -> None:
+        rollouts = record.rollouts
+        shown = max(len(rollouts), 1)
+        lengths = [len(rollout.completion.token_ids) for rollout in rollouts]
+        record.metrics |= {
+            "train/per_task": sum(rollout.is_success for rollout in rollouts) / shown,
+            "train/per_test": sum(rollout.feedback.share_passed for rollout in rollouts) / shown,
+            "rollout/response_tokens": sum(lengths) / shown,
+            "rollout/truncated_share": sum(rollout.completion.is_truncated for rollout in rollouts) / shown,
+            "rollout/skipped": float(num_requested - len(rollouts)),
+        }
+        for rollout in rollouts:
+            if rollout.feedback.error:
+                record.count(f"verify/{rollout.feedback.error}")
+
+    def _measure_context(self, record: UpdateRecord) -> None:
+        shown = max(len(record.rollouts), 1)
+        context = self.module.context
+        record.metrics |= {
+            "playbook/size": float(context.num_entries),
+            "solutions/size": float(context.num_solutions),
+            "teacher/enriched_share": sum(prompt.is_enriched for prompt in record.teacher_prompts) / shown,
+            "teacher/prompt_tokens": sum(len(prompt.token_ids) for prompt in record.teacher_prompts) / shown,
+            "teacher/skipped": float(sum(prompt.is_skipped for prompt in record.teacher_prompts)),
+        }
+        for section in ("playbook", "reflection", "trial", "feedback", "solution"):
+            held = sum(section in prompt.sections for prompt in record.teacher_prompts)
+            record.metrics[f"teacher/{section}_share"] = held / shown
+
+
+class RolloutLoader:
+    """A sized, lazy iterable: Lightning takes its length early, and its body runs inside the epoch it belongs to."""
+
+    def __init__(self, data: RolloutDataModule) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return self._data.num_slots
+
+    def __iter__(self) -> Iterator[DistillBatch]:
+        return self._data.update()

@@ -1,0 +1,288 @@
+"""The LightningModule: what a step reads (policy and context), one training step, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, cast
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedTokenizerBase
+
+from resd_lightning.algorithm import algorithm_callbacks, check_algorithm
+from resd_lightning.config import (
+    ConfigError,
+    ContextConfig,
+    DistillationConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    TeacherConfig,
+    TeacherPromptConfig,
+)
+from resd_lightning.context.prompts import PromptTemplates
+from resd_lightning.context.store import ContextStore
+from resd_lightning.context.teacher_prompt import build_teacher_prompt, choose_sections, choose_solution
+from resd_lightning.metrics import BestAtK, MeanAtK
+from resd_lightning.objectives.distillation import DistillationObjective
+from resd_lightning.policy.load import BaseFacts, load_policy, load_tokenizer, read_base_facts
+from resd_lightning.policy.views import Policy
+from resd_lightning.records import DistillBatch, ExampleBatch, Purpose, Rollout, TeacherPrompt, UpdateRecord
+from resd_lightning.rollout.chat import encode_prompt
+
+if TYPE_CHECKING:
+    from resd_lightning.datamodule import RolloutDataModule
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_FORMAT = 1
+
+
+class ResdModule(LightningModule):
+    """Student, teacher and context, and the loss between them (RESD Alg. 1 lines 14 to 18).
+
+    Args:
+        policy: The language model and how it is held in memory.
+        teacher: Whose weights score the student's tokens.
+        distillation: The loss.
+        optimizer: AdamW and its warm-up.
+        context: Playbook, solution buffer, and who writes them.
+        teacher_prompt: What the teacher is told.
+        method: Name of the method, for the run folder and comparisons.
+
+    Raises:
+        ConfigError: Settings contradict each other.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyConfig,
+        teacher: TeacherConfig = TeacherConfig(),  # noqa: B008  # frozen
+        distillation: DistillationConfig = DistillationConfig(),  # noqa: B008
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+        context: ContextConfig = ContextConfig(),  # noqa: B008
+        teacher_prompt: TeacherPromptConfig = TeacherPromptConfig(),  # noqa: B008
+        method: str = "resd",
+    ) -> None:
+        super().__init__()
+        if context.author == "base" and policy.lora is None and teacher.kind in ("ema", "live"):
+            raise ConfigError(
+                f"model.context.author base needs the untrained weights, which full fine-tuning with a {teacher.kind} "
+                "teacher doesn't keep: set model.policy.lora, or another author"
+            )
+        self.method = method
+        self.policy_config = policy
+        self.teacher_config = teacher
+        self.optimizer_config = optimizer
+        self.context_config = context
+        self.teacher_prompt_config = teacher_prompt
+        self.objective = DistillationObjective(distillation)
+        self.templates = PromptTemplates(context.templates, context.operations)
+        self.context = ContextStore(context.scope)
+        self.strict_loading = False  # a checkpoint leaves the frozen base out
+        self.policy: Policy | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._facts: BaseFacts | None = None
+        self._restored_updates = 0
+        self._loss_sum: Float[Tensor, ""] = torch.zeros(())
+        self._step_metrics: dict[str, float] = {}
+        self._batch_started_s = 0.0
+        self._skipped_prompts = 0
+        self.scores = nn.ModuleDict(
+            {
+                "per_task/mean_at_k": MeanAtK(),
+                "per_task/best_at_k": BestAtK(),
+                "per_test/mean_at_k": MeanAtK(),
+                "per_test/best_at_k": BestAtK(),
+            }
+        )
+
+    # Set-up: everything that can be refused is refused in `setup`, before `configure_model` reads weights
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer, read on first use."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.policy_config)
+        return self._tokenizer
+
+    @property
+    def facts(self) -> BaseFacts:
+        """The base's sizes, read from its config file on first use."""
+        if self._facts is None:
+            self._facts = read_base_facts(self.policy_config)
+        return self._facts
+
+    def setup(self, stage: str) -> None:
+        """Check the settings against each other and against the base's small files.
+
+        Raises:
+            ConfigError: See `check_algorithm`, `load_tokenizer`, `read_base_facts`.
+            ValueError: `model.distillation.top_k` is above the vocabulary.
+        """
+        if stage == "fit":
+            check_algorithm(algorithm_callbacks(self.trainer), self.teacher_config.kind)
+        self.objective.check_vocabulary(self.facts.vocab_size)
+        _ = self.tokenizer
+
+    def configure_model(self) -> None:
+        """Load the base and put student and teacher on it, once."""
+        if self.policy is None:
+            self.policy = load_policy(self.policy_config, self.teacher_config, self.tokenizer)
+        self.policy.precision_context = self.trainer.precision_plugin.forward_context
+
+    @property
+    def loaded_policy(self) -> Policy:
+        """The policy.
+
+        Raises:
+            RuntimeError: It is not loaded yet; Lightning loads it in `configure_model`.
+        """
+        if self.policy is None:
+            raise RuntimeError("the policy is loaded in configure_model, which has not run yet")
+        return self.policy
+
+    @property
+    def data(self) -> RolloutDataModule:
+        """The trainer's datamodule, which generates and verifies for this module."""
+        return cast("RolloutDataModule", self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    @property
+    def updates_done(self) -> int:
+        """Policy updates behind the current weights; a restored module remembers its checkpoint's."""
+        is_fitting = self._trainer is not None and self.trainer.state.fn == "fit"
+        return self.trainer.global_step if is_fitting else self._restored_updates
+
+    # One update
+
+    def build_teacher_prompts(self, record: UpdateRecord) -> list[TeacherPrompt]:
+        """Return one prompt per rollout from the context as it stands (RESD Alg. 1 lines 14 and 15)."""
+        return [self._teacher_prompt(rollout, record) for rollout in record.rollouts]
+
+    def _teacher_prompt(self, rollout: Rollout, record: UpdateRecord) -> TeacherPrompt:
+        config = self.teacher_prompt_config
+        example_id = rollout.example.id
+        peers = record.with_example(example_id)
+        solution = choose_solution(rollout, peers, self.context.solution(example_id), config)
+        sections = choose_sections(rollout, self.context.playbook(example_id).entries, solution, config)
+        return build_teacher_prompt(
+            rollout,
+            sections,
+            self.templates,
+            lambda messages: encode_prompt(self.tokenizer, messages),
+            config.max_tokens,
+        )
+
+    def on_train_epoch_start(self) -> None:
+        """Start the update's loss at zero."""
+        self._loss_sum = torch.zeros((), device=self.device)
+
+    def training_step(self, batch: DistillBatch, batch_idx: int) -> Float[Tensor, ""]:
+        """Return this micro-batch's part of the loss, scaled against what Lightning and DDP average away.
+
+        Lightning divides by `accumulate_grad_batches` and the gradient all-reduce by the world size; the parts of an
+        update are meant to add up.
+        """
+        loss = self.objective.loss(self.loaded_policy, batch)
+        self._loss_sum += loss.detach()
+        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def on_train_batch_start(self, batch: DistillBatch, batch_idx: int) -> None:
+        """Start the clock of the update's gradient part."""
+        self._batch_started_s = time.perf_counter()
+
+    def on_train_batch_end(self, outputs: object, batch: DistillBatch, batch_idx: int) -> None:
+        """Book the micro-batch's time, the optimizer's step included."""
+        self.data.costs.add_time("train", time.perf_counter() - self._batch_started_s)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Note the rate of this step and the gradient's norm before clipping."""
+        weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+        self._step_metrics = {
+            "train/grad_norm": float(torch.nn.utils.get_total_norm([weight.grad for weight in weights])),
+            "train/learning_rate": float(optimizer.param_groups[0]["lr"]),
+        }
+
+    def step_metrics(self) -> dict[str, float]:
+        """Return the finished update's loss (the sum of its micro-batches over all ranks), gradient norm and rate."""
+        loss = float(self.trainer.strategy.reduce(self._loss_sum, reduce_op="sum"))
+        return {"train/loss": loss, **self._step_metrics}
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return AdamW on the student's weights with a linear warm-up, then a constant rate."""
+        config = self.optimizer_config
+        optimizer = AdamW(
+            [weight for weight in self.loaded_policy.student_weights().values() if weight.requires_grad],
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
+
+        def factor(update: int) -> float:
+            return min(1.0, (update + 1) / config.warmup_updates) if config.warmup_updates > 0 else 1.0
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    # Evaluation
+
+    def validation_step(self, batch: ExampleBatch, batch_idx: int) -> None:
+        """Sample several responses per prompt and score them, per task and per test case.
+
+        A prompt longer than its limit has no responses: it is left out of the means and counted.
+        """
+        rollouts = self.data.roll_out(batch.examples, self.updates_done, Purpose.VALIDATE)
+        for example in batch.examples:
+            own = [rollout for rollout in rollouts if rollout.example.id == example.id]
+            if not own:
+                self._skipped_prompts += 1
+                continue
+            task = torch.tensor([[float(rollout.is_success) for rollout in own]], device=self.device)
+            test = torch.tensor([[rollout.feedback.share_passed for rollout in own]], device=self.device)
+            for metric, scores in zip(self.scores.values(), (task, task, test, test), strict=True):
+                metric.update(scores)
+
+    test_step = validation_step
+
+    def evaluation_metrics(self) -> dict[str, float]:
+        """Return this validation's or test's numbers over all ranks, and start the next from zero."""
+        prefix, k = ("test" if self.trainer.testing else "val"), self.data.validation_samples
+        values = {
+            f"{prefix}/{name.replace('_at_k', f'@{k}')}": float(metric.compute())
+            for name, metric in self.scores.items()
+        }
+        values[f"{prefix}/skipped"] = float(self._skipped_prompts)
+        self._skipped_prompts = 0
+        for metric in self.scores.values():
+            metric.reset()
+        return values
+
+    def predict_step(self, batch: ExampleBatch, batch_idx: int) -> list[Rollout]:
+        """Return the student's completions with the environment's verdicts."""
+        return self.data.roll_out(batch.examples, self.updates_done, Purpose.PREDICT)
+
+    # Checkpoints: what training changes, and nothing of the frozen base
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Put student, teacher, context and counter into the checkpoint, and take the base out."""
+        checkpoint["state_dict"] = {}
+        checkpoint["resd"] = {
+            "format": CHECKPOINT_FORMAT,
+            "updates": self.trainer.global_step,
+            "base": self.facts.architecture,
+            "lora": None if self.policy_config.lora is None else self.policy_config.lora.rank,
+            "teacher": self.teacher_config.kind,
+            "policy": self.loaded_policy.state(),
+            "context": self.context.state_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Restore what `on_save_checkpoint` kept."""
+        state = cast("dict[str, object]", checkpoint["resd"])
+        self._restored_updates = cast("int", state["updates"])
+        self.loaded_policy.load_state(cast("dict[str, dict[str, Tensor]]", state["policy"]))
+        self.context.load_state_dict(cast("dict[str, object]", state["context"]))

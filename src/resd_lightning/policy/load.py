@@ -1,0 +1,123 @@
+"""Loads the tokenizer and the base model, and checks what can be checked before any weight is read."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from resd_lightning.config import ConfigError, PolicyConfig, TeacherConfig
+from resd_lightning.policy.views import Policy
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """What a base model's small files tell about it.
+
+    Attributes:
+        vocab_size: Number of output logits.
+        max_positions: Longest sequence the model was made for, in tokens.
+        architecture: Model type and sizes, as one string: tells a foreign checkpoint.
+    """
+
+    vocab_size: int
+    max_positions: int
+    architecture: str
+
+
+def load_tokenizer(config: PolicyConfig) -> PreTrainedTokenizerBase:
+    """Return the base's tokenizer, set up for left-padded batches.
+
+    Raises:
+        ConfigError: The base can't be read, or has no chat template and none is configured.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.base)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.policy.base {config.base!r} has no readable tokenizer: {error}") from error
+    if config.chat_template is not None:
+        path = Path(config.chat_template)
+        if not path.is_file():
+            raise ConfigError(f"model.policy.chat_template: no file at {path}")
+        tokenizer.chat_template = path.read_text()
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            f"model.policy.base {config.base!r} has no chat template, so it is not an instruction-tuned model: "
+            "choose one that is, or give model.policy.chat_template"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"model.policy.base {config.base!r}: its tokenizer has no end-of-sequence token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # only ever behind an attention mask
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def read_base_facts(config: PolicyConfig) -> BaseFacts:
+    """Return the base's sizes from its config file alone.
+
+    Raises:
+        ConfigError: The base can't be read.
+    """
+    try:
+        base = AutoConfig.from_pretrained(config.base).get_text_config()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.policy.base {config.base!r} has no readable config: {error}") from error
+    sizes = f"{base.model_type} {base.num_hidden_layers}x{base.hidden_size} vocab {base.vocab_size}"
+    return BaseFacts(base.vocab_size, base.max_position_embeddings, sizes)
+
+
+def load_base(config: PolicyConfig) -> PreTrainedModel:
+    """Return the base model as `config` stores it: NF4, bf16 or fp32, in train mode."""
+    dtype = DTYPES[config.dtype]
+    quantization = None
+    if config.quantization == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        config.base, dtype=dtype, quantization_config=quantization, attn_implementation=config.attention
+    )
+    if config.quantization == "nf4":
+        keep_gradients_exact(model)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.generation_config.do_sample = False  # the engine samples by itself, from seeded noise
+    model.generation_config.temperature = model.generation_config.top_p = model.generation_config.top_k = None
+    return model.train()
+
+
+def keep_gradients_exact(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights in place for its CPU inference kernel.
+
+    On CPUs with AVX512-BF16 a forward without gradient repacks the weight for a kernel that has no autograd; training
+    forwards after it then use the repacked weight and return wrong gradients.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def load_policy(config: PolicyConfig, teacher: TeacherConfig, tokenizer: PreTrainedTokenizerBase) -> Policy:
+    """Return student and teacher on one loaded base."""
+    logger.info("loading %s (%s, quantization %s)", config.base, config.dtype, config.quantization)
+    return Policy(load_base(config), tokenizer, lora=config.lora, teacher=teacher)

@@ -1,0 +1,211 @@
+"""One model seen three ways: the student that is trained, the teacher that scores it, the base both stand on.
+
+With LoRA the three share the base weights: `student` and `teacher` are two adapters, `base` is none. Without adapters
+the teacher is a second copy of the weights, and `base` the frozen start.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from resd_lightning.config import LoraSettings, TeacherConfig
+from resd_lightning.policy.ema import ExponentialMovingAverage
+
+View = Literal["student", "teacher", "base"]
+STUDENT: View = "student"
+TEACHER: View = "teacher"
+
+
+class Policy(nn.Module):
+    """The student, its teacher and the tokenizer they share.
+
+    Args:
+        base: The loaded model; with adapters its weights are frozen, without them they are the student.
+        tokenizer: Its tokenizer, with a chat template.
+        lora: Shape of the adapters; None trains the base's own weights.
+        teacher: Which teacher the policy keeps.
+    """
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        lora: LoraSettings | None,
+        teacher: TeacherConfig,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.teacher_config = teacher
+        self.has_adapters = lora is not None
+        self.precision_context: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered around every frozen forward; the trainer's precision, set when a trainer is attached."""
+        self.model: nn.Module = base if lora is None else _with_two_adapters(base, lora)
+        # A copy that nn.Module doesn't see: it must not reach the optimizer, DDP or the trainer's casts to bf16.
+        self._copies: dict[View, nn.Module] = {}
+        if lora is None and teacher.kind != "live":
+            self._copies[TEACHER] = copy.deepcopy(base).requires_grad_(False).eval()
+        self._ema: ExponentialMovingAverage | None = None
+
+    # Weights
+
+    def student_weights(self) -> dict[str, Tensor]:
+        """Return the trained weights by name, without an adapter's name in them."""
+        if not self.has_adapters:
+            return dict(self.model.named_parameters())
+        return _adapter_weights(self.model, STUDENT)
+
+    def teacher_weights(self) -> dict[str, Tensor]:
+        """Return the teacher's own weights under the student's names; the student's where the teacher is live."""
+        if self.teacher_config.kind == "live":
+            return self.student_weights()
+        if not self.has_adapters:
+            return dict(self._copies[TEACHER].named_parameters())
+        return _adapter_weights(self.model, TEACHER)
+
+    @property
+    def ema(self) -> ExponentialMovingAverage:
+        """The average behind an EMA teacher; made on first use, when the weights have their final precision."""
+        if self.teacher_config.kind != "ema":
+            raise ValueError(f"model.teacher.kind is {self.teacher_config.kind}: it keeps no moving average")
+        if self._ema is None:
+            self._ema = ExponentialMovingAverage(
+                self.student_weights(), self.teacher_weights(), self.teacher_config.ema_rate
+            )
+        return self._ema
+
+    def sync_teacher(self) -> None:
+        """Move an EMA teacher one step toward the student (RESD Alg. 1 line 19); other kinds have nothing to move."""
+        if self.teacher_config.kind == "ema":
+            self.ema.step()
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Return what training changes, for a checkpoint: student weights, and the teacher's in fp32."""
+        state = {STUDENT: {name: tensor.detach().clone() for name, tensor in self.student_weights().items()}}
+        if self.teacher_config.kind == "ema":
+            state[TEACHER] = self.ema.state_dict()
+        elif self.teacher_config.kind != "live":
+            state[TEACHER] = {name: tensor.detach().clone() for name, tensor in self.teacher_weights().items()}
+        return state
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Restore what `state` returned.
+
+        Raises:
+            KeyError: A weight is missing.
+            RuntimeError: A weight has another shape.
+        """
+        for name, tensor in self.student_weights().items():
+            tensor.copy_(state[STUDENT][name])
+        if self.teacher_config.kind == "ema":
+            self.ema.load_state_dict(state[TEACHER])
+        elif self.teacher_config.kind != "live":
+            for name, tensor in self.teacher_weights().items():
+                tensor.copy_(state[TEACHER][name])
+
+    # Views
+
+    @contextmanager
+    def view(self, who: View) -> Iterator[nn.Module]:
+        """Yield the model with `who`'s weights in force; the student's are back when the context ends.
+
+        No `requires_grad` flag changes. Leave the context before a backward pass: gradient checkpointing recomputes
+        with whatever weights are in force then.
+        """
+        if who == TEACHER and self.teacher_config.kind == "live":
+            who = STUDENT
+        if not self.has_adapters:
+            yield self._whole_model(who)
+        elif who == STUDENT:
+            yield self.model
+        else:
+            layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
+            before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
+            for layer in layers:
+                if who == TEACHER:
+                    layer._active_adapter = [TEACHER]
+                else:
+                    layer._disable_adapters = True
+            try:
+                yield self.model
+            finally:
+                for layer, (active, disabled) in zip(layers, before, strict=True):
+                    layer._active_adapter, layer._disable_adapters = active, disabled
+
+    @contextmanager
+    def frozen(self, who: View) -> Iterator[nn.Module]:
+        """Yield `who`'s view in eval mode, without gradient, under the trainer's precision.
+
+        Everything but the student's training forward runs in here: rollouts, reflections, teacher scores.
+        """
+        with self.view(who) as model:
+            was_training = model.training
+            model.eval()
+            try:
+                with torch.no_grad(), self.precision_context():
+                    yield model
+            finally:
+                model.train(was_training)
+
+    def as_teacher(self) -> AbstractContextManager[nn.Module]:
+        """Yield the frozen teacher; short for ``frozen("teacher")``."""
+        return self.frozen(TEACHER)
+
+    def _whole_model(self, who: View) -> nn.Module:
+        # Without adapters only an `initial` or `trust_region` teacher is also the untrained base; config refuses the rest.
+        return self.model if who == STUDENT else self._copies[TEACHER].to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the student's weights."""
+        return next(iter(self.student_weights().values())).device
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the student in Hugging Face format: a PEFT adapter, or the whole model without adapters.
+
+        `PeftModel.from_pretrained(base, folder)` loads the adapter; the tokenizer is written beside it.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.model, PeftModel):
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                self.model.save_pretrained(scratch, selected_adapters=[STUDENT])
+                for file in (Path(scratch) / STUDENT).iterdir():  # PEFT puts a named adapter in a subfolder
+                    file.replace(folder / file.name)
+        else:
+            self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def _with_two_adapters(base: PreTrainedModel, lora: LoraSettings) -> PeftModel:
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base, config, adapter_name=STUDENT)
+    model.add_adapter(TEACHER, copy.deepcopy(config))
+    student, teacher = _adapter_weights(model, STUDENT), _adapter_weights(model, TEACHER)
+    with torch.no_grad():
+        for name, tensor in teacher.items():  # add_adapter draws its own A: without the copy they start apart
+            tensor.copy_(student[name])
+            tensor.requires_grad_(False)
+    return model
+
+
+def _adapter_weights(model: nn.Module, adapter: View) -> dict[str, Tensor]:
+    marker = f".{adapter}."
+    return {n.replace(marker, "."): p for n, p in model.named_parameters() if marker in n and "lora_" in n}

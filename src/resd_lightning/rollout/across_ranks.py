@@ -1,0 +1,24 @@
+"""Shares work over the processes of a run, so that all of them end with all of its results in one order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch.distributed as dist
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def spread(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
+    """Return `work(items)`, each rank doing every world-size-th item and all ranks getting all results, in order.
+
+    With one process it is `work(items)` itself. All ranks must call it together, with the same items.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return work(items)
+    world = dist.get_world_size()
+    shares: list[list[Result]] = [[] for _ in range(world)]
+    dist.all_gather_object(shares, work(items[dist.get_rank() :: world]))
+    return [shares[i % world][i // world] for i in range(len(items))]

@@ -1,0 +1,64 @@
+"""What an engine does: turn requests into completions, each from its own seed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from resd_lightning.config import Author, SamplingConfig
+from resd_lightning.policy.views import Policy
+from resd_lightning.records import Completion, Message, Purpose
+
+Schema = dict[str, object]
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One response to generate; all of it but the messages seeds the response's noise.
+
+    Attributes:
+        purpose: What the text is for.
+        update: Updates done before it.
+        example_id: The prompt it belongs to.
+        sample: Its number among the responses of that prompt and purpose.
+        messages: The chat to answer.
+    """
+
+    purpose: Purpose
+    update: int
+    example_id: str
+    sample: int
+    messages: tuple[Message, ...]
+
+    def seed(self, run_seed: int) -> int:
+        """Return this sample's seed, a number below 2**63: the same wherever and with whomever it is generated."""
+        name = f"{run_seed}|{self.update}|{self.purpose}|{self.example_id}|{self.sample}"
+        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Generates completions. Constructing one loads nothing; `attach` gives it the policy."""
+
+    def attach(self, policy: Policy, run_seed: int) -> None:
+        """Bind the engine to the weights it samples from and to the run's seed."""
+        ...
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: SamplingConfig,
+        *,
+        author: Author,
+        max_prompt_tokens: int,
+        schema: Schema | None,
+        on_progress: Callable[[int], None],
+    ) -> list[Completion]:
+        """Return one completion per request, in order.
+
+        A prompt longer than `max_prompt_tokens` yields a skipped completion. `on_progress` is told how many requests
+        have finished since the last call.
+        """
+        ...

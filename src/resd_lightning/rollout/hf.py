@@ -1,0 +1,121 @@
+"""The in-process engine: transformers' `generate` on the policy's own weights, sampling from seeded noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from resd_lightning.config import Author, ConfigError, SamplingConfig, require
+from resd_lightning.policy.views import Policy
+from resd_lightning.records import Completion
+from resd_lightning.rollout.chat import decode_response, encode_prompt
+from resd_lightning.rollout.engine import GenerationRequest, Schema
+from resd_lightning.rollout.sampling import SeededSampling
+
+
+class HFEngine:
+    """Generates with the model being trained, in left-padded batches of prompts of similar length.
+
+    Args:
+        batch_size: Most responses generated at once; memory grows with it, samples do not change with it.
+    """
+
+    def __init__(self, batch_size: int = 16) -> None:
+        require(batch_size >= 1, "data.engine.init_args.batch_size", "at least 1", batch_size)
+        self.batch_size = batch_size
+        self._policy: Policy | None = None
+        self._run_seed = 0
+
+    def attach(self, policy: Policy, run_seed: int) -> None:
+        """Bind the engine to the weights it samples from and to the run's seed."""
+        self._policy, self._run_seed = policy, run_seed
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: SamplingConfig,
+        *,
+        author: Author,
+        max_prompt_tokens: int,
+        schema: Schema | None,
+        on_progress: Callable[[int], None],
+    ) -> list[Completion]:
+        """Return one completion per request, in order; see `Engine.generate`."""
+        if self._policy is None:
+            raise RuntimeError("HFEngine.generate was called before attach")
+        prompts = [encode_prompt(self._policy.tokenizer, request.messages) for request in requests]
+        completions: dict[int, Completion] = {
+            i: Completion("", ids, (), is_skipped=True) for i, ids in enumerate(prompts) if len(ids) > max_prompt_tokens
+        }
+        by_length = sorted((i for i in range(len(requests)) if i not in completions), key=lambda i: len(prompts[i]))
+        with self._policy.frozen(author) as model:
+            for start in range(0, len(by_length), self.batch_size):
+                chunk = by_length[start : start + self.batch_size]
+                seeds = [requests[i].seed(self._run_seed) for i in chunk]
+                done = _generate_chunk(self._policy, model, [prompts[i] for i in chunk], seeds, sampling, schema)
+                completions.update(zip(chunk, done, strict=True))
+                on_progress(len(chunk))
+        return [completions[i] for i in range(len(requests))]
+
+
+def _generate_chunk(
+    policy: Policy,
+    model: nn.Module,
+    prompts: Sequence[tuple[int, ...]],
+    seeds: Sequence[int],
+    sampling: SamplingConfig,
+    schema: Schema | None,
+) -> list[Completion]:
+    tokenizer = policy.tokenizer
+    padded = tokenizer.pad({"input_ids": [list(ids) for ids in prompts]}, padding=True, return_tensors="pt")
+    padded = padded.to(policy.device)
+    stop_ids = _stop_ids(policy, model)
+    processors: list[LogitsProcessor] = [SeededSampling(seeds, sampling, policy.device)]
+    if schema is not None:
+        processors.insert(0, _json_guide(policy, model, schema, stop_ids))
+    output: Tensor = model.generate(
+        input_ids=padded["input_ids"],
+        attention_mask=padded["attention_mask"],
+        logits_processor=LogitsProcessorList(processors),
+        generation_config=GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=False,  # SeededSampling has already drawn: the argmax is the sample
+            eos_token_id=sorted(stop_ids),
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+    )
+    prompt_length = padded["input_ids"].shape[1]
+    responses = output[:, prompt_length:].tolist()
+    return [_completion(policy, ids, row, stop_ids) for ids, row in zip(prompts, responses, strict=True)]
+
+
+def _completion(policy: Policy, prompt_ids: tuple[int, ...], row: list[int], stop_ids: set[int]) -> Completion:
+    end = next((i + 1 for i, token in enumerate(row) if token in stop_ids), None)
+    token_ids = tuple(row[:end])
+    text = decode_response(policy.tokenizer, prompt_ids, token_ids)
+    return Completion(text, prompt_ids, token_ids, is_truncated=end is None)
+
+
+def _stop_ids(policy: Policy, model: nn.Module) -> set[int]:
+    configured = model.generation_config.eos_token_id
+    many = configured if isinstance(configured, list) else [configured]
+    return {int(i) for i in [*many, policy.tokenizer.eos_token_id] if i is not None}
+
+
+def _json_guide(policy: Policy, model: nn.Module, schema: Schema, stop_ids: set[int]) -> LogitsProcessor:
+    try:
+        import xgrammar
+        from xgrammar.contrib.hf import LogitsProcessor as GrammarProcessor
+    except ImportError as error:
+        raise ConfigError(
+            "model.context.guided_json needs the extra `guided`: pip install 'resd-lightning[guided]'"
+        ) from error
+    vocab_size = model.get_output_embeddings().weight.shape[0]
+    info = xgrammar.TokenizerInfo.from_huggingface(
+        policy.tokenizer, vocab_size=vocab_size, stop_token_ids=sorted(stop_ids)
+    )
+    grammar = xgrammar.GrammarCompiler(info).compile_json_schema(schema)
+    return GrammarProcessor(grammar)

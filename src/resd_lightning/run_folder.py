@@ -1,0 +1,108 @@
+"""The folder of one run: what lies where, and how its files survive being cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+Line = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run's folder.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The run's whole configuration, as the command line composed it."""
+        return self.path / "config.yaml"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The state after the latest update, which `--ckpt_path last` resumes from."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        """Every scalar, one JSON object per update or validation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def transcripts(self) -> Path:
+        """Every training rollout with what was made of it, one JSON object each."""
+        return self.path / "transcripts.jsonl"
+
+    @property
+    def predictions(self) -> Path:
+        """What `resd predict` wrote, one JSON object per response."""
+        return self.path / "predictions.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """The run in numbers."""
+        return self.path / "summary.json"
+
+    @property
+    def playbook(self) -> Path:
+        """The latest playbook, for people; the checkpoint's is the one that counts."""
+        return self.path / "playbook.json"
+
+    def student(self, updates_done: int) -> Path:
+        """Folder of the student's weights as of one validation."""
+        return self.path / "checkpoints" / f"update-{updates_done:05d}"
+
+    def students(self) -> list[Path]:
+        """Return the folders of all validated students, oldest first."""
+        return sorted((self.path / "checkpoints").glob("update-*"))
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a run has left anything to lose here."""
+        return self.last_checkpoint.exists() or self.metrics.exists()
+
+    def delete_run(self) -> None:
+        """Delete everything a run has written here, and nothing else."""
+        for path in (self.path / "checkpoints", self.path / "tensorboard"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (self.config, self.metrics, self.transcripts, self.predictions, self.summary, self.playbook):
+            path.unlink(missing_ok=True)
+
+
+def append_lines(path: Path, lines: Iterable[Line]) -> None:
+    """Append JSON objects to a file, one per line, in one write."""
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, object]]:
+    """Yield a file's JSON objects; none if it doesn't exist. A last line that was cut off in writing is left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def keep_lines(path: Path, is_kept: Callable[[Line], bool]) -> None:
+    """Rewrite a file of JSON objects without those that `is_kept` refuses."""
+    if path.exists():
+        replace_text(path, "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in read_lines(path) if is_kept(x)))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file in one step: readers, and a kill at any moment, see the old text or the new."""
+    scratch = path.with_name(f".{path.name}.new")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)

@@ -1,0 +1,70 @@
+"""A run in numbers: summary.json, made from metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from resd_lightning.metrics import best_step
+from resd_lightning.run_folder import RunFolder, read_lines, replace_text
+
+if TYPE_CHECKING:
+    from resd_lightning.module import ResdModule
+
+PACKAGES = ("resd-lightning", "torch", "lightning", "transformers", "peft", "bitsandbytes")
+LOWER_IS_BETTER = ("train/loss", "train/grad_norm", "time/", "tokens/", "requests/")
+SPENT = ("time/", "tokens/", "requests/")
+
+
+def write_summary(folder: RunFolder, module: ResdModule) -> None:
+    """Write `summary.json` from all lines of `metrics.jsonl`."""
+    lines = list(read_lines(folder.metrics))
+    facts: dict[str, object] = {
+        "method": module.method,
+        "task": type(module.data.task).__name__,
+        "base": module.policy_config.base,
+        "seed": module.data.seed,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+    replace_text(folder.summary, json.dumps(facts | summarize(lines), indent=2, ensure_ascii=False) + "\n")
+
+
+def summarize(lines: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Return what a run's metrics come to.
+
+    Returns:
+        `updates`; `metrics`, by name with the first, last and best value; `spent`, the totals of requests, tokens and
+        seconds by purpose and phase; and `best_update`, the validated update with the best sum of ranks over the four
+        validation metrics (the paper's choice of checkpoint), None before the first validation.
+    """
+    series: dict[str, list[float]] = defaultdict(list)
+    spent: dict[str, float] = defaultdict(float)
+    validations: dict[int, dict[str, float]] = {}
+    for line in lines:
+        numbers = {name: float(v) for name, v in line.items() if isinstance(v, int | float) and "/" in name}
+        for name, value in numbers.items():
+            if name.startswith(SPENT):
+                spent[name] += value
+            else:
+                series[name].append(value)
+        if line["phase"] == "val":
+            scores = {name: value for name, value in numbers.items() if name.startswith("val/per_")}
+            validations[int(str(line["updates_done"]))] = scores
+    ranked = sorted(next(iter(validations.values()), {}))
+    return {
+        "updates": max((int(str(line["updates_done"])) for line in lines), default=0),
+        "best_update": best_step(validations, ranked) if ranked else None,
+        "metrics": {
+            name: {
+                "first": values[0],
+                "last": values[-1],
+                "best": min(values) if name.startswith(LOWER_IS_BETTER) else max(values),
+            }
+            for name, values in sorted(series.items())
+        },
+        "spent": dict(sorted(spent.items())),
+    }

@@ -1,0 +1,86 @@
+"""How a Lightning trainer must be set for an epoch to be one policy update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lightning.pytorch import Trainer
+
+from resd_lightning.config import ConfigError
+
+WHOLE_UPDATE = 2**30
+"""More micro-batches than any update has: Lightning then steps once, at the epoch's last. A power of two is exact."""
+
+REFUSED: Mapping[str, tuple[object, ...]] = {
+    "max_steps": (-1,),
+    "min_steps": (None,),
+    "fast_dev_run": (False, 0),
+    "limit_train_batches": (None, 1.0),
+    "overfit_batches": (0.0, 0),
+    "reload_dataloaders_every_n_epochs": (0,),
+    "val_check_interval": (None, 1.0),
+}
+"""Trainer arguments that would cut an update short, and the values that leave it whole."""
+
+DERIVED = ("max_epochs", "min_epochs", "check_val_every_n_epoch", "accumulate_grad_batches", "num_sanity_val_steps")
+"""Trainer arguments that follow from the data, so that a user can't set them apart from it."""
+
+
+def derived_arguments(num_updates: int, inner_updates: int) -> dict[str, object]:
+    """Return the trainer arguments of a run of `num_updates`, validated after each batch's `inner_updates`."""
+    return {
+        "max_epochs": num_updates,
+        "check_val_every_n_epoch": inner_updates,
+        "accumulate_grad_batches": WHOLE_UPDATE,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+    }
+
+
+def check_arguments(arguments: Mapping[str, object]) -> None:
+    """Refuse trainer arguments that would break an update apart, or that are derived.
+
+    Raises:
+        ConfigError: Names the argument and what to set instead.
+    """
+    for key, whole in REFUSED.items():
+        if key in arguments and arguments[key] not in whole:
+            raise ConfigError(
+                f"trainer.{key} is {arguments[key]!r}, but an epoch is one whole policy update here: leave it out, and "
+                "use data.max_batches for a shorter run"
+            )
+    defaults = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1}
+    for key in DERIVED:
+        if key in arguments and arguments[key] is not None and arguments[key] != defaults.get(key):
+            raise ConfigError(
+                f"trainer.{key} follows from data.batch_size, data.inner_updates and data.max_batches: leave it out"
+            )
+
+
+def check_trainer(trainer: Trainer, num_updates: int, inner_updates: int) -> None:
+    """Refuse a trainer that was built by hand without `derived_arguments`.
+
+    Raises:
+        ConfigError: Names the argument that differs.
+    """
+    check_arguments(
+        {
+            "max_steps": trainer.max_steps,
+            "fast_dev_run": trainer.fast_dev_run,  # type: ignore[attr-defined]
+            "limit_train_batches": trainer.limit_train_batches,
+            "overfit_batches": trainer.overfit_batches,
+        }
+    )
+    found = {
+        "max_epochs": trainer.max_epochs,
+        "check_val_every_n_epoch": trainer.check_val_every_n_epoch,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "num_sanity_val_steps": trainer.num_sanity_val_steps,
+    }
+    wanted = derived_arguments(num_updates, inner_updates)
+    for key, value in found.items():
+        if value != wanted[key]:
+            raise ConfigError(
+                f"trainer.{key} must be {wanted[key]}, got {value}: build the trainer with "
+                "Trainer(**derived_arguments(data.num_updates, data.inner_updates))"
+            )
