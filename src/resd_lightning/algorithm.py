@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning.pytorch import Callback, Trainer
@@ -34,7 +35,8 @@ class AlgorithmCallback(Callback):
 
 def algorithm_callbacks(trainer: Trainer) -> list[AlgorithmCallback]:
     """Return the trainer's lines of Algorithm 1, in order."""
-    return [callback for callback in trainer.callbacks if isinstance(callback, AlgorithmCallback)]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, AlgorithmCallback)]
 
 
 def check_algorithm(callbacks: Sequence[AlgorithmCallback], teacher: TeacherKind) -> None:
@@ -44,7 +46,7 @@ def check_algorithm(callbacks: Sequence[AlgorithmCallback], teacher: TeacherKind
         ConfigError: Wrong order, a line that stands twice, a missing companion, or an EMA teacher that nothing moves.
     """
     names = [type(callback).__name__ for callback in callbacks]
-    for earlier, later in zip(callbacks, callbacks[1:], strict=False):
+    for earlier, later in pairwise(callbacks):
         if earlier.line >= later.line:
             raise ConfigError(
                 f"trainer.callbacks: {type(later).__name__} (Algorithm 1 line {later.line:g}) must come before "

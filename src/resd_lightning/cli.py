@@ -39,14 +39,17 @@ class ResdCLI(LightningCLI):
 
     folder: RunFolder
 
-    def __init__(self, args: Sequence[str] | dict[str, object] | None = None, *, run: bool = True) -> None:
+    def __init__(self, args: list[str] | dict[str, object] | None = None, *, run: bool = True) -> None:
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
         super().__init__(
             ResdModule,
             RolloutDataModule,
             save_config_callback=None,  # KeepCheckpoints and the run folder do it
             seed_everything_default=0,
-            trainer_defaults={"gradient_clip_val": 1.0},
+            trainer_defaults={
+                "gradient_clip_val": 1.0,
+                "inference_mode": False,  # tensors made in inference mode can never enter a backward pass again
+            },
             auto_configure_optimizers=False,
             args=args,
             run=run,
@@ -99,7 +102,7 @@ class ResdCLI(LightningCLI):
             if self.subcommand == "predict":
                 observers = [lines.WritePredictions(self.folder)]
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": observers}
-        return cast("Trainer", super().instantiate_trainer(**arguments))
+        return super().instantiate_trainer(**arguments)
 
     def _resolve_checkpoint(self) -> int | None:
         """Check `--ckpt_path`, make it a path, and return the updates behind it; None where there is none."""

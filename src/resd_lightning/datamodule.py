@@ -152,9 +152,9 @@ class RolloutDataModule(LightningDataModule):
         if stage == "fit":
             check_trainer(self._trainer, self.num_updates, self.inner_updates)
         self._check_lengths()
-        for split in {"fit": ("val",), "validate": ("val",), "test": ("test",)}.get(stage, (self.predict_split,)):
-            if not self.task.examples(split):
-                raise ConfigError(f"data.task yields no examples for the split {split!r}")
+        splits: dict[str, Split] = {"fit": "val", "validate": "val", "test": "test", "predict": self.predict_split}
+        if not self.task.examples(splits[stage]):
+            raise ConfigError(f"data.task yields no examples for the split {splits[stage]!r}")
 
     def _check_lengths(self) -> None:
         context, teacher, room = (
@@ -185,21 +185,17 @@ class RolloutDataModule(LightningDataModule):
         """Return the loader that makes one update per epoch."""
         return RolloutLoader(self)
 
-    def val_dataloader(self) -> list[ExampleBatch]:
+    def val_dataloader(self) -> ExampleLoader:
         """Return the validation prompts in batches."""
-        return self._example_batches("val")
+        return ExampleLoader(self.task.examples("val"), self.validation_batch_size)
 
-    def test_dataloader(self) -> list[ExampleBatch]:
+    def test_dataloader(self) -> ExampleLoader:
         """Return the test prompts in batches."""
-        return self._example_batches("test")
+        return ExampleLoader(self.task.examples("test"), self.validation_batch_size)
 
-    def predict_dataloader(self) -> list[ExampleBatch]:
+    def predict_dataloader(self) -> ExampleLoader:
         """Return the prompts of `predict_split` in batches."""
-        return self._example_batches(self.predict_split)
-
-    def _example_batches(self, split: Split) -> list[ExampleBatch]:
-        examples, size = self.task.examples(split), self.validation_batch_size
-        return [ExampleBatch(examples[start : start + size]) for start in range(0, len(examples), size)]
+        return ExampleLoader(self.task.examples(self.predict_split), self.validation_batch_size)
 
     @property
     def num_slots(self) -> int:
@@ -338,3 +334,18 @@ class RolloutLoader:
 
     def __iter__(self) -> Iterator[DistillBatch]:
         return self._data.update()
+
+
+class ExampleLoader:
+    """Examples in batches, in order; not a list, which Lightning would take for several loaders."""
+
+    def __init__(self, examples: Sequence[Example], batch_size: int) -> None:
+        self._examples = examples
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._examples) // self._batch_size)
+
+    def __iter__(self) -> Iterator[ExampleBatch]:
+        for start in range(0, len(self._examples), self._batch_size):
+            yield ExampleBatch(self._examples[start : start + self._batch_size])

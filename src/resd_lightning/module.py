@@ -243,10 +243,13 @@ class ResdModule(LightningModule):
                 continue
             task = torch.tensor([[float(rollout.is_success) for rollout in own]], device=self.device)
             test = torch.tensor([[rollout.feedback.share_passed for rollout in own]], device=self.device)
-            for metric, scores in zip(self.scores.values(), (task, task, test, test), strict=True):
+            for metric, scores in zip(self._score_metrics().values(), (task, task, test, test), strict=True):
                 metric.update(scores)
 
     test_step = validation_step
+
+    def _score_metrics(self) -> dict[str, MeanAtK | BestAtK]:
+        return cast("dict[str, MeanAtK | BestAtK]", dict(self.scores.items()))
 
     def evaluation_metrics(self) -> dict[str, float]:
         """Return this validation's or test's numbers over all ranks, and start the next from zero."""
@@ -257,7 +260,7 @@ class ResdModule(LightningModule):
         }
         values[f"{prefix}/skipped"] = float(self._skipped_prompts)
         self._skipped_prompts = 0
-        for metric in self.scores.values():
+        for metric in self._score_metrics().values():
             metric.reset()
         return values
 

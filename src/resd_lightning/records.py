@@ -1,7 +1,8 @@
 """The frozen records that cross module boundaries, in the order one update creates them.
 
 Example -> Completion -> Feedback -> Rollout -> Reflection -> TeacherPrompt -> DistillBatch.
-All but the last three, which Lightning carries or callbacks fill, are frozen. Nothing in here imports another module of the package.
+All but the last three, which Lightning carries or callbacks fill, are frozen. Nothing in here imports another module
+of the package.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def check_trainer(trainer: Trainer, num_updates: int, inner_updates: int) -> Non
             "max_steps": trainer.max_steps,
             "fast_dev_run": trainer.fast_dev_run,  # type: ignore[attr-defined]
             "limit_train_batches": trainer.limit_train_batches,
-            "overfit_batches": trainer.overfit_batches,
+            "overfit_batches": trainer.overfit_batches,  # type: ignore[attr-defined]
         }
     )
     found = {

@@ -1,9 +1,10 @@
-"""How reflector, tagger and curator are asked about rollouts: prompts within their limit, answers kept for transcripts."""
+"""How reflector, tagger and curator are asked: prompts within their limit, answers kept for transcripts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from resd_lightning.config import SamplingConfig
@@ -70,7 +71,7 @@ def ask(
     asked: list[tuple[int, GenerationRequest]] = []
     for index, sections in about:
         rollout = record.rollouts[index]
-        fitted = fit(sections, lambda candidate, index=index: length(index, candidate), config.max_prompt_tokens)
+        fitted = fit(sections, partial(length, index), config.max_prompt_tokens)
         if fitted is None:
             record.count(f"{purpose}/prompt_too_long")
             record.answers.append(

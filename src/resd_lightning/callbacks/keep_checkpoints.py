@@ -61,7 +61,7 @@ class KeepCheckpoints(Checkpoint):
         last = self._folder.last_checkpoint
         scratch = Path(f"{last}.new")
         last.parent.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(scratch)
+        trainer.save_checkpoint(scratch, weights_only=False)  # the optimizer too
         if trainer.is_global_zero:
             os.replace(scratch, last)
         trainer.strategy.barrier("last checkpoint")

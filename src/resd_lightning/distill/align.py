@@ -51,7 +51,8 @@ def response_logits(
         use_cache=False,
         logits_to_keep=response_time + 1,
     )
-    return output.logits[:, :-1]  # the last position predicts past the response: (B, T + 1, V) -> (B, T, V)
+    logits: Float[Tensor, "batch time vocab"] = output.logits
+    return logits[:, :-1]  # the last position predicts past the response: (B, T + 1, V) -> (B, T, V)
 
 
 def _beside(

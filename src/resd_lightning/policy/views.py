@@ -51,9 +51,9 @@ class Policy(nn.Module):
         self.has_adapters = lora is not None
         self.precision_context: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around every frozen forward; the trainer's precision, set when a trainer is attached."""
-        self.model: nn.Module = base if lora is None else _with_two_adapters(base, lora)
+        self.model: PreTrainedModel | PeftModel = base if lora is None else _with_two_adapters(base, lora)
         # A copy that nn.Module doesn't see: it must not reach the optimizer, DDP or the trainer's casts to bf16.
-        self._copies: dict[View, nn.Module] = {}
+        self._copies: dict[View, PreTrainedModel] = {}
         if lora is None and teacher.kind != "live":
             self._copies[TEACHER] = copy.deepcopy(base).requires_grad_(False).eval()
         self._ema: ExponentialMovingAverage | None = None
@@ -92,7 +92,9 @@ class Policy(nn.Module):
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Return what training changes, for a checkpoint: student weights, and the teacher's in fp32."""
-        state = {STUDENT: {name: tensor.detach().clone() for name, tensor in self.student_weights().items()}}
+        state: dict[str, dict[str, Tensor]] = {
+            STUDENT: {name: tensor.detach().clone() for name, tensor in self.student_weights().items()}
+        }
         if self.teacher_config.kind == "ema":
             state[TEACHER] = self.ema.state_dict()
         elif self.teacher_config.kind != "live":
@@ -118,7 +120,7 @@ class Policy(nn.Module):
     # Views
 
     @contextmanager
-    def view(self, who: View) -> Iterator[nn.Module]:
+    def view(self, who: View) -> Iterator[PreTrainedModel | PeftModel]:
         """Yield the model with `who`'s weights in force; the student's are back when the context ends.
 
         No `requires_grad` flag changes. Leave the context before a backward pass: gradient checkpointing recomputes
@@ -145,7 +147,7 @@ class Policy(nn.Module):
                     layer._active_adapter, layer._disable_adapters = active, disabled
 
     @contextmanager
-    def frozen(self, who: View) -> Iterator[nn.Module]:
+    def frozen(self, who: View) -> Iterator[PreTrainedModel | PeftModel]:
         """Yield `who`'s view in eval mode, without gradient, under the trainer's precision.
 
         Everything but the student's training forward runs in here: rollouts, reflections, teacher scores.
@@ -159,12 +161,12 @@ class Policy(nn.Module):
             finally:
                 model.train(was_training)
 
-    def as_teacher(self) -> AbstractContextManager[nn.Module]:
+    def as_teacher(self) -> AbstractContextManager[PreTrainedModel | PeftModel]:
         """Yield the frozen teacher; short for ``frozen("teacher")``."""
         return self.frozen(TEACHER)
 
-    def _whole_model(self, who: View) -> nn.Module:
-        # Without adapters only an `initial` or `trust_region` teacher is also the untrained base; config refuses the rest.
+    def _whole_model(self, who: View) -> PreTrainedModel | PeftModel:
+        # Without adapters `base` is asked for only where the teacher still is the start: the module refuses the rest.
         return self.model if who == STUDENT else self._copies[TEACHER].to(self.device)
 
     @property

@@ -25,8 +25,8 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
 def decode_response(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> str:
     """Return a response's text without special tokens.
 
-    A thinking model's template may open the thinking trace inside the prompt. The opening tag is put back in front then,
-    so that a response cut off in mid-thought is seen to hold no answer.
+    A thinking model's template may open the thinking trace inside the prompt. The opening tag is put back in front
+    then, so that a response cut off in mid-thought is seen to hold no answer.
     """
     text = tokenizer.decode(list(response_ids), skip_special_tokens=True)
     prompt_end = tokenizer.decode(list(prompt_ids[-8:])).rstrip()

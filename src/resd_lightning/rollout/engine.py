@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from resd_lightning.config import Author, SamplingConfig
 from resd_lightning.policy.views import Policy
@@ -38,14 +38,14 @@ class GenerationRequest:
         return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
 
 
-@runtime_checkable
-class Engine(Protocol):
+class Engine(ABC):
     """Generates completions. Constructing one loads nothing; `attach` gives it the policy."""
 
+    @abstractmethod
     def attach(self, policy: Policy, run_seed: int) -> None:
         """Bind the engine to the weights it samples from and to the run's seed."""
-        ...
 
+    @abstractmethod
     def generate(
         self,
         requests: Sequence[GenerationRequest],
@@ -61,4 +61,3 @@ class Engine(Protocol):
         A prompt longer than `max_prompt_tokens` yields a skipped completion. `on_progress` is told how many requests
         have finished since the last call.
         """
-        ...

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from peft import PeftModel
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from resd_lightning.config import Author, ConfigError, SamplingConfig, require
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import Completion
 from resd_lightning.rollout.chat import decode_response, encode_prompt
-from resd_lightning.rollout.engine import GenerationRequest, Schema
+from resd_lightning.rollout.engine import Engine, GenerationRequest, Schema
 from resd_lightning.rollout.sampling import SeededSampling
 
 
-class HFEngine:
+class HFEngine(Engine):
     """Generates with the model being trained, in left-padded batches of prompts of similar length.
 
     Args:
@@ -63,7 +63,7 @@ class HFEngine:
 
 def _generate_chunk(
     policy: Policy,
-    model: nn.Module,
+    model: PreTrainedModel | PeftModel,
     prompts: Sequence[tuple[int, ...]],
     seeds: Sequence[int],
     sampling: SamplingConfig,
@@ -99,13 +99,15 @@ def _completion(policy: Policy, prompt_ids: tuple[int, ...], row: list[int], sto
     return Completion(text, prompt_ids, token_ids, is_truncated=end is None)
 
 
-def _stop_ids(policy: Policy, model: nn.Module) -> set[int]:
+def _stop_ids(policy: Policy, model: PreTrainedModel | PeftModel) -> set[int]:
     configured = model.generation_config.eos_token_id
     many = configured if isinstance(configured, list) else [configured]
     return {int(i) for i in [*many, policy.tokenizer.eos_token_id] if i is not None}
 
 
-def _json_guide(policy: Policy, model: nn.Module, schema: Schema, stop_ids: set[int]) -> LogitsProcessor:
+def _json_guide(
+    policy: Policy, model: PreTrainedModel | PeftModel, schema: Schema, stop_ids: set[int]
+) -> LogitsProcessor:
     try:
         import xgrammar
         from xgrammar.contrib.hf import LogitsProcessor as GrammarProcessor

@@ -12,7 +12,7 @@ from transformers import LogitsProcessor
 from resd_lightning.config import SamplingConfig
 
 
-class SeededSampling(LogitsProcessor):
+class SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
     """Turns greedy decoding into sampling: adds to each row's logits Gumbel noise from the row's own generator.
 
     The argmax of logits plus Gumbel noise is a sample of their softmax. Each row draws from a generator seeded by its

@@ -8,12 +8,12 @@ from resd_lightning.config import Author, SamplingConfig
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import Completion, Message
 from resd_lightning.rollout.chat import encode_prompt
-from resd_lightning.rollout.engine import GenerationRequest, Schema
+from resd_lightning.rollout.engine import Engine, GenerationRequest, Schema
 
 Script = Callable[[str, int, str, int, Sequence[Message]], str]
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """Answers every request with `script(purpose, update, example_id, sample, messages)`.
 
     Args:
@@ -51,7 +51,7 @@ class ScriptedEngine:
             text = self._script(
                 str(request.purpose), request.update, request.example_id, request.sample, request.messages
             )
-            ids = tuple(tokenizer.encode(text, add_special_tokens=False)) + (tokenizer.eos_token_id,)
+            ids = (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id)
             cut = ids[: sampling.max_new_tokens]
             is_truncated = len(cut) < len(ids)
             if is_truncated:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 from resd_lightning.records import Example, Feedback, Split
 
 
-@runtime_checkable
-class Task(Protocol):
+class Task(ABC):
     """A source of prompts and the environment that judges responses to them.
+
+    A base class and not a protocol, because the command line then says of a class that isn't a task just that.
 
     Constructing a task reads no file and loads nothing heavy, so that a config is checked before expensive work.
     """
 
+    @abstractmethod
     def examples(self, split: Split) -> Sequence[Example]:
         """Return the split's examples in their training order, the same on every call.
 
         A task without a validation split returns its test split for "val", as the paper evaluates.
         """
-        ...
 
+    @abstractmethod
     def verify(self, example: Example, response: str) -> Feedback:
         """Judge one response; called in worker threads or processes, so it must not share state between calls."""
-        ...

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from types import FrameType
 
@@ -37,7 +38,8 @@ class Verifier:
     def verify(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Feedback]:
         """Return one feedback per response, in order."""
         if self._pool is None:
-            return [self._guarded(lambda e=e, r=r: self._in_process(e, r), e) for e, r in zip(examples, responses)]
+            pairs = zip(examples, responses, strict=True)
+            return [self._guarded(partial(self._in_process, example, text), example) for example, text in pairs]
         futures = [
             self._pool.schedule(self._task.verify, args=[example, response], timeout=self._timeout_s)
             for example, response in zip(examples, responses, strict=True)
@@ -47,7 +49,7 @@ class Verifier:
     def close(self) -> None:
         """Stop the workers."""
         if self._pool is not None:
-            self._pool.stop()
+            self._pool.stop()  # type: ignore[no-untyped-call]
             self._pool.join()
 
     def _in_process(self, example: Example, response: str) -> Feedback:

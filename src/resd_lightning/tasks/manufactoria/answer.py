@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-_THINK_OPEN = "<think>"
-_THINK_CLOSE = "</think>"
+from resd_lightning.thinking import strip_thinking
 
 
 def extract_program(response: str) -> str | None:
     """Return the program's text, or None if the response holds none.
 
-    Everything up to the last `</think>` is a thinking trace, and an unclosed `<think>` means that the response never
-    came to an answer. The answer is the last block between fences; if there is none, the block that the response leaves
+    The thinking trace doesn't count (`strip_thinking`). The answer is the last block between fences; if there is none, the block that the response leaves
     open; without fences, the whole text if it has a START.
     """
-    text = response.rpartition(_THINK_CLOSE)[2]
-    if _THINK_OPEN in text:
-        return None
+    text = strip_thinking(response)
     blocks, unclosed = _fenced_blocks(text)
     if blocks:
         return blocks[-1]

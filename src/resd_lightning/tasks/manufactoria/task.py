@@ -11,6 +11,7 @@ from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
 from resd_lightning.records import Example, Feedback, Message, Split
+from resd_lightning.tasks.base import Task
 from resd_lightning.tasks.manufactoria.cases import read_cases
 from resd_lightning.tasks.manufactoria.generator import generate
 from resd_lightning.tasks.manufactoria.machine import NODE_LIMIT
@@ -29,7 +30,7 @@ class _Graded:
     difficulty: str
 
 
-class ManufactoriaTask:
+class ManufactoriaTask(Task):
     """Write a program in a small tape-machine language that accepts the right tapes (RESD, Tasks: Manufactoria-Has).
 
     Problems are generated, or read from the public datasets if both paths are given. Constructing reads no file.
