@@ -256,7 +256,7 @@ class ResdModule(LightningModule):
         prefix, k = ("test" if self.trainer.testing else "val"), self.data.validation_samples
         values = {
             f"{prefix}/{name.replace('_at_k', f'@{k}')}": float(metric.compute())
-            for name, metric in self.scores.items()
+            for name, metric in self._score_metrics().items()
         }
         values[f"{prefix}/skipped"] = float(self._skipped_prompts)
         self._skipped_prompts = 0

@@ -57,9 +57,11 @@ def _span_from(answer: str, start: int) -> Span:
     open_brackets: list[str] = []
     depth = 0
     complete_end, closers = start + 1, "}"
-    previous, string_end = "", -1
+    token, previous, string_end = "", "", -1
     for match in _JSON_TOKEN.finditer(answer, start):
         token = match[0]
+        if token == '"':  # opens a text that never ends
+            break
         if token in _CLOSER:
             open_brackets.append(token)
             depth = max(depth, len(open_brackets))
@@ -78,7 +80,7 @@ def _span_from(answer: str, start: int) -> Span:
     if string_end > 0 and not answer[string_end:].strip("` \n\t"):
         # Only closing brackets are missing: the last value is whole.
         complete_end, closers = string_end, _closing(open_brackets)
-    return Span(answer[start:], False, previous == '"', depth, answer[start:complete_end] + closers)
+    return Span(answer[start:], False, token == '"', depth, answer[start:complete_end] + closers)
 
 
 def _closed_span(answer: str, start: int, end: int, depth: int) -> Span:

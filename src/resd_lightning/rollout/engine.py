@@ -54,7 +54,7 @@ class Engine(ABC):
         author: Author,
         max_prompt_tokens: int,
         schema: Schema | None,
-        on_progress: Callable[[int], None],
+        on_progress: Callable[[int], object],
     ) -> list[Completion]:
         """Return one completion per request, in order.
 

@@ -41,7 +41,7 @@ class HFEngine(Engine):
         author: Author,
         max_prompt_tokens: int,
         schema: Schema | None,
-        on_progress: Callable[[int], None],
+        on_progress: Callable[[int], object],
     ) -> list[Completion]:
         """Return one completion per request, in order; see `Engine.generate`."""
         if self._policy is None:

@@ -36,7 +36,7 @@ class ScriptedEngine(Engine):
         author: Author,
         max_prompt_tokens: int,
         schema: Schema | None,
-        on_progress: Callable[[int], None],
+        on_progress: Callable[[int], object],
     ) -> list[Completion]:
         """Return the script's answers as completions, tokenized, cut at `sampling.max_new_tokens`."""
         if self._policy is None:

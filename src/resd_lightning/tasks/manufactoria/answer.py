@@ -8,8 +8,8 @@ from resd_lightning.thinking import strip_thinking
 def extract_program(response: str) -> str | None:
     """Return the program's text, or None if the response holds none.
 
-    The thinking trace doesn't count (`strip_thinking`). The answer is the last block between fences; if there is none, the block that the response leaves
-    open; without fences, the whole text if it has a START.
+    The thinking trace doesn't count (`strip_thinking`). The answer is the last block between fences; if there is none,
+    the block that the response leaves open; without fences, the whole text if it has a START.
     """
     text = strip_thinking(response)
     blocks, unclosed = _fenced_blocks(text)
