@@ -1,0 +1,128 @@
+"""A run that is killed at any moment and resumed ends exactly as one that wasn't."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_tiny_base
+
+HERE = Path(__file__).resolve().parent
+CONFIGS = HERE.parents[1] / "configs"
+
+
+def arguments(base: Path, run_dir: Path, quantization: str) -> list[str]:
+    sampling = ["max_new_tokens=12"]
+    options = {
+        "seed_everything": 3,
+        "run_dir": run_dir,
+        "model.policy.base": base,
+        "model.policy.dtype": "float32",
+        "model.policy.quantization": quantization,
+        "model.policy.lora.rank": 4,
+        "model.policy.lora.dropout": 0.1,  # so that the dropout's seed is part of what is compared
+        "model.teacher.ema_rate": 0.1,
+        "model.optimizer.learning_rate": 0.01,
+        "model.optimizer.warmup_updates": 3,
+        "model.context.max_entries": 6,
+        "model.distillation.success_weights": "true",
+        "data.task": "resume_toy.CoinTask",
+        "data.engine": "resume_toy.ReflectiveEngine",
+        "data.batch_size": 4,
+        "data.inner_updates": 3,
+        "data.micro_batch_size": 3,
+        "data.validation_samples": 2,
+    }
+    for purpose in ("data.rollout", "data.validation", *(f"model.context.{p}" for p in ("reflect", "tag", "curate"))):
+        options[f"{purpose}.max_new_tokens"] = int(sampling[0].split("=")[1])
+    flags = [f"--{key}={value}" for key, value in options.items()]
+    shared = [f"--config={CONFIGS / 'method' / 'resd.yaml'}", f"--config={CONFIGS / 'trainer' / 'cpu.yaml'}"]
+    return [sys.executable, "-m", "resd_lightning", "fit", *shared, *flags]
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with log.open("ab") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+
+
+def run(command: list[str], log: Path) -> None:
+    assert start(command, log).wait(timeout=200) == 0, log.read_text()[-4000:]
+
+
+def kill_after(process: subprocess.Popen[bytes], path: Path, lines: int, delay_s: float) -> None:
+    """Kill a run `delay_s` after its metrics have grown to `lines`; a run that has ended by then stays ended."""
+    deadline = time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < deadline:
+        if path.exists() and len(path.read_text().splitlines()) >= lines:
+            time.sleep(delay_s)
+            break
+        time.sleep(0.005)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+
+
+def without_times(lines: list[dict[str, object]]) -> list[dict[str, object]]:
+    return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
+
+
+def jsonl(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_same_state(one: object, other: object, where: str) -> None:
+    if isinstance(one, dict):
+        assert isinstance(other, dict)
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same_state(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, torch.Tensor):
+        assert isinstance(other, torch.Tensor)
+        assert torch.equal(one, other), where
+    elif isinstance(one, list | tuple):
+        assert isinstance(other, list | tuple)
+        assert len(one) == len(other), where
+        for position, pair in enumerate(zip(one, other, strict=True)):
+            assert_same_state(*pair, f"{where}[{position}]")
+    else:
+        assert one == other, where
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_killed_run_resumes_to_the_bit(quantization: str, tmp_path: Path) -> None:
+    base = make_tiny_base(tmp_path / "base", hidden=64)  # NF4 packs blocks of 64 weights
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(arguments(base, whole, quantization), tmp_path / "whole.log")
+
+    moments = random.Random(quantization)
+    resume: list[str] = []
+    for lines in (1, 4, 7):
+        process = start([*arguments(base, killed, quantization), *resume], tmp_path / "killed.log")
+        kill_after(process, killed / "metrics.jsonl", lines, delay_s=moments.uniform(0.0, 0.4))
+        has_checkpoint = (killed / "checkpoints" / "last.ckpt").exists()
+        resume = ["--ckpt_path=last"] if has_checkpoint else ["--overwrite=true"]
+    run([*arguments(base, killed, quantization), *resume], tmp_path / "killed.log")
+
+    one, other = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True, map_location="cpu")
+        for folder in (whole, killed)
+    )
+    for part in ("resd", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+        assert_same_state(one[part], other[part], part)
+    assert without_times(jsonl(whole / "metrics.jsonl")) == without_times(jsonl(killed / "metrics.jsonl"))
+    assert jsonl(whole / "transcripts.jsonl") == jsonl(killed / "transcripts.jsonl")
+    assert (whole / "playbook.json").read_text() == (killed / "playbook.json").read_text()
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (whole, killed)]
+    assert summaries[0]["metrics"] == summaries[1]["metrics"]
+    # The comparison is worth something: the context moved, and so did the weights.
+    assert len(one["resd"]["context"]["playbooks"][""]["entries"]) > 2
+    assert any(float(step["train/loss"]) != 0 for step in jsonl(whole / "metrics.jsonl") if step["phase"] == "train")
