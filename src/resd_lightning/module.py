@@ -32,7 +32,15 @@ from resd_lightning.metrics import BestAtK, MeanAtK
 from resd_lightning.objectives.distillation import DistillationObjective
 from resd_lightning.policy.load import BaseFacts, load_policy, load_tokenizer, read_base_facts
 from resd_lightning.policy.views import Policy
-from resd_lightning.records import DistillBatch, ExampleBatch, Purpose, Rollout, TeacherPrompt, UpdateRecord
+from resd_lightning.records import (
+    DistillBatch,
+    ExampleBatch,
+    Purpose,
+    Rollout,
+    RolloutBatch,
+    TeacherPrompt,
+    UpdateRecord,
+)
 from resd_lightning.rollout.chat import encode_prompt
 
 if TYPE_CHECKING:
@@ -264,9 +272,9 @@ class ResdModule(LightningModule):
             metric.reset()
         return values
 
-    def predict_step(self, batch: ExampleBatch, batch_idx: int) -> list[Rollout]:
+    def predict_step(self, batch: ExampleBatch, batch_idx: int) -> RolloutBatch:
         """Return the student's completions with the environment's verdicts."""
-        return self.data.roll_out(batch.examples, self.updates_done, Purpose.PREDICT)
+        return RolloutBatch(self.data.roll_out(batch.examples, self.updates_done, Purpose.PREDICT))
 
     # Checkpoints: what training changes, and nothing of the frozen base
 

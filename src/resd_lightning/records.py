@@ -259,6 +259,13 @@ class ExampleBatch:
         self.examples = tuple(examples)
 
 
+class RolloutBatch:
+    """Rollouts on their way out of a Lightning loop; a plain class for the same reason."""
+
+    def __init__(self, rollouts: Sequence[Rollout]) -> None:
+        self.rollouts = tuple(rollouts)
+
+
 class DistillBatch:
     """One micro-batch of the loss: the same responses behind the student's and behind the teacher's prompts.
 

@@ -54,7 +54,7 @@ class RecordMetrics(Callback):
     def _record_evaluation(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module: ResdModule = pl_module  # type: ignore[assignment]
         metrics = module.evaluation_metrics()
-        pl_module.log_dict(metrics, logger=False, prog_bar=False)
+        pl_module.log_dict(metrics, logger=trainer.state.fn != "fit")  # Lightning prints what loggers would get
         if trainer.state.fn == "fit":
             self._write(trainer, "val", metrics | module.data.costs.take())
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
-
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from resd_lightning.records import ExampleBatch, Rollout
+from resd_lightning.records import ExampleBatch, RolloutBatch
 from resd_lightning.run_folder import RunFolder, append_lines, replace_text
 
 
@@ -31,7 +28,7 @@ class WritePredictions(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: object,
+        outputs: RolloutBatch,
         batch: ExampleBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -50,6 +47,6 @@ class WritePredictions(Callback):
                     "reward": rollout.feedback.reward,
                     "feedback": rollout.feedback.text,
                 }
-                for rollout in cast("Sequence[Rollout]", outputs)
+                for rollout in outputs.rollouts
             ],
         )

@@ -74,12 +74,15 @@ def test_texts_survive_quotes_backslashes_and_brackets(text, insight):
         ('{"tags": [], "key_insight": "hello"', {"tags": [], "keyinsight": "hello"}),
         ('```json\n{"tags": [], "key_insight": "hello"\n```', {"tags": [], "keyinsight": "hello"}),
         ('{"tags": [], "key_ins', {"tags": []}),
-        ('{"tags": [{"id": "e1", "tag": "helpful"}, {"id": "e2", "ta', {"tags": [{"id": "e1", "tag": "helpful"}, {"id": "e2"}]}),
+        (
+            '{"tags": [{"id": "e1", "tag": "helpful"}, {"id": "e2", "ta',
+            {"tags": [{"id": "e1", "tag": "helpful"}, {"id": "e2"}]},
+        ),
         ('{"tags": [{"id": "e1"}', {"tags": [{"id": "e1"}]}),
         ('{"tags": ["a", "b', {"tags": ["a"]}),
         ('{"tags": [], "key_insight": "turn {a}', {"tags": []}),
     ],
-)  # fmt: skip
+)
 def test_a_cut_object_keeps_its_complete_values_only(text, fields):
     assert read(text) == (fields, ["truncated_json"])
 

@@ -77,9 +77,7 @@ def test_only_allowed_operations_are_read():
     assert parsed.operations == (Add("others", "x"),)
 
 
-@pytest.mark.parametrize(
-    ("section", "kind"), [("Misc", "unknown_section"), (3, "wrong_type"), (None, "missing_field")]
-)  # fmt: skip
+@pytest.mark.parametrize(("section", "kind"), [("Misc", "unknown_section"), (3, "wrong_type"), (None, "missing_field")])
 def test_a_lesson_outlives_a_bad_section(section, kind):
     parsed = parse([{"type": "ADD", "section": section, "content": "x"}])
     assert kinds(parsed) == [kind]
@@ -161,9 +159,7 @@ def test_duplicates_of_entries_and_of_earlier_curators_are_not_added():
 
 def test_an_update_changes_the_text_in_place_and_keeps_the_track_record():
     after, (applied,) = apply(Update("E00001", "Walk right, then left."))
-    assert after.entries[0] == PlaybookEntry(
-        "e00001", "strategies", "Walk right, then left.", 3, 1, 2, 0, ("a", "x")
-    )  # fmt: skip
+    assert after.entries[0] == PlaybookEntry("e00001", "strategies", "Walk right, then left.", 3, 1, 2, 0, ("a", "x"))
     assert after.entries[1:] == book().entries[1:]
     assert applied.entry_id == "e00001"
 

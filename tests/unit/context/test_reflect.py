@@ -17,8 +17,12 @@ def test_a_whole_answer_becomes_a_reflection():
         "root_cause": "Misread the rule.",
         "right_approach": "Walk right.",
         "key_insight": " m17 reverses\u0000 ",
-        "tags": [{"id": "e00001", "tag": "helpful"}, {"id": "[E00002]", "tag": " Harmful"}, {"id": "e3", "tag": "neutral"}],
-    }  # fmt: skip
+        "tags": [
+            {"id": "e00001", "tag": "helpful"},
+            {"id": "[E00002]", "tag": " Harmful"},
+            {"id": "e3", "tag": "neutral"},
+        ],
+    }
     parsed = parse_reflection("<think>hm</think>" + json.dumps(answer))
     assert parsed.problems == ()
     assert parsed.reflection == Reflection(
@@ -48,8 +52,13 @@ def test_an_insight_without_tags_is_still_a_reflection():
 
 @pytest.mark.parametrize(
     ("insight", "kind"),
-    [("null", "missing_field"), ('" \\u0007 "', "empty_text"), ("[1]", "wrong_type"), (f'"{"x" * 8001}"', "text_too_long")],
-)  # fmt: skip
+    [
+        ("null", "missing_field"),
+        ('" \\u0007 "', "empty_text"),
+        ("[1]", "wrong_type"),
+        (f'"{"x" * 8001}"', "text_too_long"),
+    ],
+)
 def test_without_an_insight_there_is_no_reflection(insight, kind):
     parsed = parse_reflection(f'{{"key_insight": {insight}, "tags": [{{"id": "e1", "tag": "helpful"}}]}}')
     assert parsed.reflection is None
