@@ -48,7 +48,7 @@ class PolicyConfig:
     """The language model and how it is held in memory."""
 
     base: str
-    """Hugging Face name or local folder of the model that is trained."""
+    """Hugging Face name or local folder of the model that is trained, or micro-lm, which the package brings along."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision the base weights are stored in; the compute precision of NF4 layers."""
     quantization: Literal["none", "nf4"] = "none"
@@ -170,7 +170,7 @@ class ContextConfig:
     guided_json: bool = False
     """Hold reflections and curator answers to their JSON schema while sampling (needs the extra `guided`)."""
     templates: str | None = None
-    """Folder with reflect.jinja, tag.jinja, curate.jinja or teacher.jinja that replace the package's own."""
+    """Folder with reflect.jinja, tag.jinja, curate.jinja or teacher.jinja that replace the package's own, or micro."""
     max_prompt_tokens: int = 8192
     """Longest reflector or curator prompt; sections that do not fit are dropped, then the call is skipped."""
     reflect: SamplingConfig = field(default_factory=SamplingConfig)

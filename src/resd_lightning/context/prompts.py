@@ -15,6 +15,7 @@ from resd_lightning.context.playbook import SECTIONS, PlaybookEntry
 from resd_lightning.records import Message, Reflection
 
 TemplateName = Literal["teacher", "reflect", "tag", "curate"]
+MICRO = "micro"
 TEMPLATES: tuple[TemplateName, ...] = ("teacher", "reflect", "tag", "curate")
 
 
@@ -57,7 +58,8 @@ class PromptTemplates:
     never parsed as a template.
 
     Args:
-        folder: Where to look first; the package's own templates serve what isn't there.
+        folder: Where to look first; the package's own templates serve what isn't there. `micro` names the terse
+            ones that micro-lm speaks.
         operations: What the curator may do; templates read it as `operations`.
 
     Raises:
@@ -66,7 +68,9 @@ class PromptTemplates:
 
     def __init__(self, folder: str | None = None, operations: Sequence[OperationName] = ("ADD",)) -> None:
         loaders: list[BaseLoader] = [PackageLoader("resd_lightning.context")]
-        if folder is not None:
+        if folder == MICRO:
+            loaders.insert(0, PackageLoader("resd_lightning.micro"))
+        elif folder is not None:
             if not Path(folder).is_dir():
                 raise ConfigError(f"model.context.templates: no folder at {folder}")
             loaders.insert(0, FileSystemLoader(folder))

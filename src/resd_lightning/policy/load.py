@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -22,6 +23,15 @@ from resd_lightning.policy.views import Policy
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+MICRO_LM = "micro-lm"
+"""Name of the model that comes with the package."""
+
+
+def locate_base(base: str) -> str:
+    """Return where transformers finds a base: its name or folder as it is, or the package's own micro-lm."""
+    return str(files("resd_lightning.micro") / "model") if base == MICRO_LM else base
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ def load_tokenizer(config: PolicyConfig) -> PreTrainedTokenizerBase:
         ConfigError: The base can't be read, or has no chat template and none is configured.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.base)
+        tokenizer = AutoTokenizer.from_pretrained(locate_base(config.base))
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.policy.base {config.base!r} has no readable tokenizer: {error}") from error
     if config.chat_template is not None:
@@ -74,7 +84,7 @@ def read_base_facts(config: PolicyConfig) -> BaseFacts:
         ConfigError: The base can't be read.
     """
     try:
-        base = AutoConfig.from_pretrained(config.base).get_text_config()
+        base = AutoConfig.from_pretrained(locate_base(config.base)).get_text_config()
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.policy.base {config.base!r} has no readable config: {error}") from error
     sizes = f"{base.model_type} {base.num_hidden_layers}x{base.hidden_size} vocab {base.vocab_size}"
@@ -93,7 +103,7 @@ def load_base(config: PolicyConfig) -> PreTrainedModel:
             bnb_4bit_compute_dtype=dtype,
         )
     model = AutoModelForCausalLM.from_pretrained(
-        config.base, dtype=dtype, quantization_config=quantization, attn_implementation=config.attention
+        locate_base(config.base), dtype=dtype, quantization_config=quantization, attn_implementation=config.attention
     )
     if config.quantization == "nf4":
         keep_gradients_exact(model)
