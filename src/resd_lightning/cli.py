@@ -11,6 +11,7 @@ from typing import cast
 import yaml
 from jsonargparse import auto_cli, set_parsing_settings
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -101,6 +102,9 @@ class ResdCLI(LightningCLI):
             arguments["logger"] = False
             if self.subcommand == "predict":
                 observers = [lines.WritePredictions(self.folder)]
+        configured = self._get(self.config_init, "trainer")
+        if configured["enable_progress_bar"] is not False and not _has_progress_bar(configured["callbacks"]):
+            observers.append(TQDMProgressBar())  # the phases' bars are tqdm's, which nest; Rich allows one display
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": observers}
         return super().instantiate_trainer(**arguments)
 
@@ -146,6 +150,11 @@ def default_run_dir(options: dict[str, object]) -> Path:
     task = data["task"]["class_path"].rpartition(".")[2].removesuffix("Task").lower()
     base = Path(model["policy"]["base"]).name.lower()
     return Path("runs") / f"{model['method']}-{task}-{base}-{options['seed_everything']}"
+
+
+def _has_progress_bar(callbacks: list[Callback] | Callback | None) -> bool:
+    many = callbacks if isinstance(callbacks, list) else [callbacks]
+    return any(isinstance(callback, ProgressBar) for callback in many)
 
 
 def _one_seed(seed: bool | int) -> int:

@@ -80,12 +80,12 @@ def batches(
         chunks[-1].append(document)
     writer.rng.shuffle(chunks)
     for chunk in chunks:
-        longest = max(len(document) for document, _ in chunk)
+        longest = max(len(written) for written, _ in chunk)
         padded = torch.full((len(chunk), longest), int(tokenizer.pad_token_id))
         is_learned = torch.zeros((len(chunk), longest), dtype=torch.bool)
-        for row, (document, learned) in enumerate(chunk):
-            padded[row, : len(document)] = torch.tensor(document)
-            is_learned[row, : len(document)] = torch.tensor(learned)
+        for row, (written, learned) in enumerate(chunk):
+            padded[row, : len(written)] = torch.tensor(written)
+            is_learned[row, : len(written)] = torch.tensor(learned)
         yield Batch(padded, is_learned)
 
 
