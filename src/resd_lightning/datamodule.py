@@ -318,6 +318,14 @@ class RolloutDataModule(LightningDataModule):
             "teacher/prompt_tokens": sum(len(prompt.token_ids) for prompt in record.teacher_prompts) / shown,
             "teacher/skipped": float(sum(prompt.is_skipped for prompt in record.teacher_prompts)),
         }
+        judged = [
+            is_true
+            for playbook in context.playbooks.values()
+            for entry in playbook.entries
+            if (is_true := self.task.is_true(entry.text)) is not None
+        ]
+        if judged:
+            record.metrics["playbook/true_share"] = sum(judged) / len(judged)
         for section in ("playbook", "reflection", "trial", "feedback", "solution"):
             held = sum(section in prompt.sections for prompt in record.teacher_prompts)
             record.metrics[f"teacher/{section}_share"] = held / shown

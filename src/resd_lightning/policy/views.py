@@ -57,6 +57,7 @@ class Policy(nn.Module):
         if lora is None and teacher.kind != "live":
             self._copies[TEACHER] = copy.deepcopy(base).requires_grad_(False).eval()
         self._ema: ExponentialMovingAverage | None = None
+        self._restored_average: dict[str, Tensor] | None = None
 
     # Weights
 
@@ -71,18 +72,25 @@ class Policy(nn.Module):
         if self.teacher_config.kind == "live":
             return self.student_weights()
         if not self.has_adapters:
-            return dict(self._copies[TEACHER].named_parameters())
+            return dict(self._whole_model(TEACHER).named_parameters())
         return _adapter_weights(self.model, TEACHER)
 
     @property
     def ema(self) -> ExponentialMovingAverage:
-        """The average behind an EMA teacher; made on first use, when the weights have their final precision."""
+        """The average behind an EMA teacher.
+
+        It is made on first use, when the trainer has given the weights their device and precision: a checkpoint is
+        loaded before that, and its fp32 average must not pass through bf16 weights.
+        """
         if self.teacher_config.kind != "ema":
             raise ValueError(f"model.teacher.kind is {self.teacher_config.kind}: it keeps no moving average")
         if self._ema is None:
             self._ema = ExponentialMovingAverage(
                 self.student_weights(), self.teacher_weights(), self.teacher_config.ema_rate
             )
+            if self._restored_average is not None:
+                self._ema.load_state_dict(self._restored_average)
+                self._restored_average = None
         return self._ema
 
     def sync_teacher(self) -> None:
@@ -111,11 +119,12 @@ class Policy(nn.Module):
         """
         for name, tensor in self.student_weights().items():
             tensor.copy_(state[STUDENT][name])
+        if self.teacher_config.kind == "live":
+            return
+        for name, tensor in self.teacher_weights().items():
+            tensor.copy_(state[TEACHER][name])
         if self.teacher_config.kind == "ema":
-            self.ema.load_state_dict(state[TEACHER])
-        elif self.teacher_config.kind != "live":
-            for name, tensor in self.teacher_weights().items():
-                tensor.copy_(state[TEACHER][name])
+            self._ema, self._restored_average = None, state[TEACHER]
 
     # Views
 

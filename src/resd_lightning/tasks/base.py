@@ -26,3 +26,10 @@ class Task(ABC):
     @abstractmethod
     def verify(self, example: Example, response: str) -> Feedback:
         """Judge one response; called in worker threads or processes, so it must not share state between calls."""
+
+    def is_true(self, lesson: str) -> bool | None:
+        """Whether a playbook entry's text is true, where the task can tell; None where it can't, as by default.
+
+        Only metrics read it: a run logs `playbook/true_share` from it.
+        """
+        return None

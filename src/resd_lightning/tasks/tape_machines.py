@@ -9,7 +9,6 @@ from typing import cast
 from resd_lightning.micro.world import (
     MALFORMED,
     NO_EVIDENCE,
-    Rule,
     deal_rules,
     draw_tape,
     evidence,
@@ -59,6 +58,7 @@ class TapeMachinesTask(Task):
         if min(train_size, eval_size) < 1:
             raise ValueError(f"train_size and eval_size must be at least 1, got {train_size} and {eval_size}")
         self.rules = deal_rules(mapping_seed, num_machines)
+        self._true_lessons = frozenset(lesson(machine, rule) for machine, rule in self.rules.items())
         self._mapping_seed = mapping_seed
         self._tape_lengths = tape_lengths
         self._informative_share = informative_share
@@ -90,8 +90,6 @@ class TapeMachinesTask(Task):
             return Feedback(1.0, (True,), "")
         return Feedback(0.0, (False,), shown or NO_EVIDENCE)
 
-    def is_true(self, text: str) -> bool:
+    def is_true(self, lesson: str) -> bool:
         """Whether a playbook entry says a machine's rule as it is."""
-        machine, *_ = text.split() or [""]
-        rule: Rule | None = self.rules.get(machine)
-        return rule is not None and text.split() == lesson(machine, rule).split()
+        return " ".join(lesson.split()) in self._true_lessons
