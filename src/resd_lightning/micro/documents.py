@@ -9,6 +9,7 @@ not among its skills.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ class DocumentWriter:
 
     def book(self, asked: str, rules: Sequence[Rule], size: int | None = None) -> list[Entry]:
         """Return a playbook in order of ids that says these rules of the machine asked about, and others of others."""
-        size = self.rng.randint(1, self.max_entries) if size is None else size
+        if size is None:  # as many playbooks of 1 to 2 entries as of 32 to 64: long ones cost the most and teach the least
+            size = round(math.exp(self.rng.uniform(0, math.log(self.max_entries))))
         others = self.rng.sample([m for m in MACHINES if m != asked], k=max(0, min(size - len(rules), 63)))
         lines = [(machine, self.rng.choice(RULES)) for machine in others]
         for rule in rules:

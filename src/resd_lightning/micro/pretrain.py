@@ -111,9 +111,9 @@ def new_model(tokenizer: PreTrainedTokenizerBase, hidden: int, layers: int, head
 def pretrain(
     out: Path,
     seed: int = 0,
-    total_tokens: int = 60_000_000,
-    learning_rate: float = 2e-3,
-    batch_tokens: int = 12_288,
+    total_tokens: int = 30_000_000,
+    learning_rate: float = 2.5e-3,
+    batch_tokens: int = 4_096,
     hidden: int = 128,
     layers: int = 4,
     heads: int = 4,
