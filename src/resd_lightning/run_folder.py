@@ -48,6 +48,11 @@ class RunFolder:
         return self.path / "predictions.jsonl"
 
     @property
+    def evaluations(self) -> Path:
+        """What `resd validate` and `resd test` measured, one JSON object per call."""
+        return self.path / "evaluations.jsonl"
+
+    @property
     def summary(self) -> Path:
         """The run in numbers."""
         return self.path / "summary.json"

@@ -57,6 +57,14 @@ class RecordMetrics(Callback):
         pl_module.log_dict(metrics, logger=trainer.state.fn != "fit")  # Lightning prints what loggers would get
         if trainer.state.fn == "fit":
             self._write(trainer, "val", metrics | module.data.costs.take())
+        elif trainer.is_global_zero:
+            self._folder.path.mkdir(parents=True, exist_ok=True)
+            about = {
+                "stage": str(trainer.state.fn),
+                "ckpt_path": trainer.ckpt_path,
+                "updates_done": module.updates_done,
+            }
+            append_lines(self._folder.evaluations, [{**about, **metrics}])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the update."""
