@@ -22,11 +22,12 @@ from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.export import export
 from resd_lightning.module import ResdModule
 from resd_lightning.run_folder import RunFolder, replace_text
+from resd_lightning.show import show
 from resd_lightning.training import check_arguments, derived_arguments
 
 logger = logging.getLogger(__name__)
 
-TOOLS = {"export": export}
+TOOLS = {"export": export, "show": show}
 """Commands that need no trainer: functions whose arguments are the options."""
 
 

@@ -1,0 +1,80 @@
+# Two commands for a fresh machine: `make quickstart` and `make test`. Both make the environment first.
+#
+#   VENV    the environment; one of your own is used as it is, with the package installed into it
+#   PYTHON  the Python, 3.11 or newer, that makes the environment where there is none
+#   TORCH   what pip installs where the environment has no torch, for example
+#           TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+#   ARGS    more options for the run, for example ARGS="--data.max_batches 1"
+VENV ?= .venv
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+ARGS ?=
+
+MODEL := models/smollm2-135m-instruct
+RUN ?= runs/quickstart
+CONFIGS := --config configs/model/smollm2_nf4.yaml --config configs/task/manufactoria.yaml \
+	--config configs/method/resd.yaml --config configs/trainer/cpu.yaml --config configs/quickstart.yaml
+# One update on one batch, and few tokens: every command, and no patience.
+REDUCED := --data.max_batches 1 --data.inner_updates 1 --data.batch_size 2 --data.validation_samples 2 \
+	--data.rollout.max_new_tokens 24 --data.validation.max_new_tokens 24 \
+	--model.context.reflect.max_new_tokens 64 --model.context.curate.max_new_tokens 64
+
+INSTALLED := $(VENV)/.resd-installed
+RESD := $(VENV)/bin/resd
+
+.DEFAULT_GOAL := help
+.PHONY: help env model quickstart quickstart-ci test test-all lint format clean
+
+help:
+	@echo "make quickstart     a small run on a CPU: environment, model, training, results"
+	@echo "make test           the tests; test-all has the slow ones too"
+	@echo "make lint           ruff and mypy; format rewrites"
+	@echo "make env, model     the environment alone; the quickstart's model alone"
+	@echo "make quickstart-ci  every command of resd once, in about a minute"
+
+env: $(INSTALLED)
+
+# Torch first: as a dependency of the package it would be whatever build pip likes best.
+$(INSTALLED): pyproject.toml
+	@test -x $(VENV)/bin/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": set PYTHON")'
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -c 'import torch' 2>/dev/null || $(VENV)/bin/python -m pip install $(TORCH)
+	$(VENV)/bin/python -m pip install -e '.[dev]'
+	@touch $@
+
+model: $(MODEL)/config.json
+
+$(MODEL)/config.json: | $(INSTALLED)
+	$(VENV)/bin/python scripts/fetch_smollm2.py --out $(MODEL)
+
+quickstart: $(INSTALLED) model
+	$(RESD) fit $(CONFIGS) --run_dir $(RUN) --overwrite true $(ARGS)
+	$(RESD) show $(RUN)
+
+quickstart-ci: RUN := runs/quickstart-ci
+quickstart-ci: $(INSTALLED) model
+	$(RESD) fit $(CONFIGS) --run_dir $(RUN) --overwrite true $(REDUCED) $(ARGS)
+	$(RESD) show $(RUN)
+	$(RESD) validate --config $(RUN)/config.yaml --ckpt_path last
+	$(RESD) predict --config $(RUN)/config.yaml --ckpt_path last
+	rm -rf $(RUN)/exported
+	$(RESD) export $(RUN) $(RUN)/exported --update last
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-all: $(INSTALLED)
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+format: $(INSTALLED)
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
