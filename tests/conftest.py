@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-torch.set_num_threads(2)
+from resd_lightning.config import LoraSettings, PolicyConfig, TeacherConfig
+from resd_lightning.policy.load import load_policy, load_tokenizer
+from resd_lightning.policy.views import Policy
+
+torch.set_num_threads(1)  # models this small only lose time between threads
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -61,3 +67,23 @@ def make_tiny_base(folder: Path, *, hidden: int = 32, layers: int = 2) -> Path:
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny random chat model."""
     return make_tiny_base(tmp_path_factory.mktemp("tiny-base"))
+
+
+SMALL_LORA = LoraSettings(rank=2, alpha=4)
+
+
+def make_policy(
+    base: Path, teacher: TeacherConfig | None = None, *, lora: LoraSettings | None = SMALL_LORA, **config: object
+) -> Policy:
+    """Return student and teacher on a base as it comes from a file, the adapters drawn from a fixed seed."""
+    policy_config = PolicyConfig(str(base), **{"dtype": "float32", "lora": lora, **config})
+    torch.manual_seed(0)
+    return load_policy(policy_config, teacher or TeacherConfig(), load_tokenizer(policy_config))
+
+
+@torch.no_grad()
+def move(weights: Iterable[Tensor], *, by: float = 0.1, seed: int = 1) -> None:
+    """Add noise to weights, as training would: a new adapter changes no logit before that."""
+    noise = torch.Generator().manual_seed(seed)
+    for weight in weights:
+        weight.add_(by * torch.randn(weight.shape, generator=noise).to(weight.dtype))

@@ -7,6 +7,7 @@ is before any weight is loaded, and name the key as it is written on the command
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Literal
 
 TeacherKind = Literal["ema", "live", "initial", "trust_region"]
@@ -185,6 +186,10 @@ class ContextConfig:
         require(budget is None or budget >= 0, "model.context.max_entries", "at least 0", budget)
         require(self.concise_every >= 1, "model.context.concise_every", "at least 1", self.concise_every)
         require(len(self.operations) > 0, "model.context.operations", "at least one operation", self.operations)
+        if self.guided_json and find_spec("xgrammar") is None:
+            raise ConfigError(
+                "model.context.guided_json needs the extra `guided`: pip install 'resd-lightning[guided]'"
+            )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from pathlib import Path
 
 Line = Mapping[str, object]
 
+LONE_SURROGATES = "backslashreplace"
+"""How halves of surrogate pairs are written, which UTF-8 can't hold: as JSON's own escape, so they read back."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -86,7 +89,7 @@ class RunFolder:
 def append_lines(path: Path, lines: Iterable[Line]) -> None:
     """Append JSON objects to a file, one per line, in one write."""
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8", errors=LONE_SURROGATES) as file:
         file.write(text)
 
 
@@ -94,9 +97,9 @@ def read_lines(path: Path) -> Iterator[dict[str, object]]:
     """Yield a file's JSON objects; none if it doesn't exist. A last line that was cut off in writing is left out."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8", newline="\n") as file:
+    with path.open("rb") as file:  # not as text: the cut may go through a character
         for line in file:
-            if line.endswith("\n"):
+            if line.endswith(b"\n"):
                 yield json.loads(line)
 
 
@@ -109,5 +112,5 @@ def keep_lines(path: Path, is_kept: Callable[[Line], bool]) -> None:
 def replace_text(path: Path, text: str) -> None:
     """Write a file in one step: readers, and a kill at any moment, see the old text or the new."""
     scratch = path.with_name(f".{path.name}.new")
-    scratch.write_text(text, encoding="utf-8")
+    scratch.write_text(text, encoding="utf-8", errors=LONE_SURROGATES)
     os.replace(scratch, path)

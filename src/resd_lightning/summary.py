@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -39,13 +40,19 @@ def summarize(lines: Sequence[Mapping[str, object]]) -> dict[str, object]:
     Returns:
         `updates`; `metrics`, by name with the first, last and best value; `spent`, the totals of requests, tokens and
         seconds by purpose and phase; and `best_update`, the validated update with the best sum of ranks over the four
-        validation metrics (the paper's choice of checkpoint), None before the first validation.
+        validation metrics (the paper's choice of checkpoint), None before the first validation. A run that was resumed
+        with another number of samples per prompt is ranked over the validations that can be compared with its last. A
+        nan (a validation whose every prompt was too long) is no value.
     """
     series: dict[str, list[float]] = defaultdict(list)
     spent: dict[str, float] = defaultdict(float)
     validations: dict[int, dict[str, float]] = {}
     for line in lines:
-        numbers = {name: float(v) for name, v in line.items() if isinstance(v, int | float) and "/" in name}
+        numbers = {
+            name: float(value)
+            for name, value in line.items()
+            if isinstance(value, int | float) and "/" in name and not math.isnan(value)
+        }
         for name, value in numbers.items():
             if name.startswith(SPENT):
                 spent[name] += value
@@ -53,11 +60,13 @@ def summarize(lines: Sequence[Mapping[str, object]]) -> dict[str, object]:
                 series[name].append(value)
         if line["phase"] == "val":
             scores = {name: value for name, value in numbers.items() if name.startswith("val/per_")}
-            validations[int(str(line["updates_done"]))] = scores
-    ranked = sorted(next(iter(validations.values()), {}))
+            if scores:
+                validations[int(str(line["updates_done"]))] = scores
+    ranked = sorted(validations[max(validations)]) if validations else []
+    comparable = {update: scores for update, scores in validations.items() if sorted(scores) == ranked}
     return {
         "updates": max((int(str(line["updates_done"])) for line in lines), default=0),
-        "best_update": best_step(validations, ranked) if ranked else None,
+        "best_update": best_step(comparable, ranked) if ranked else None,
         "metrics": {
             name: {
                 "first": values[0],

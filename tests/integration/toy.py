@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.func import functional_call
 from torch.optim import Optimizer
 
 from resd_lightning.callbacks import (
@@ -91,6 +93,7 @@ class Moment:
     playbooks: Mapping[str, Playbook]
     solutions: Mapping[str, str]
     loss: float
+    gradient_norm: float
     student_before: Mapping[str, Tensor]
     teacher_before: Mapping[str, Tensor]
     student_after: Mapping[str, Tensor]
@@ -157,6 +160,7 @@ class Recorder(Callback):
                 pl_module.context.playbooks,
                 state["solutions"],
                 pl_module.step_metrics()["train/loss"],
+                pl_module.step_metrics()["train/grad_norm"],
                 *self._before,
                 *_weights(pl_module),
                 self._batches,
@@ -187,6 +191,7 @@ class Toy:
     teacher_prompt: TeacherPromptConfig = field(default_factory=TeacherPromptConfig)
     rollouts_per_prompt: int = 1
     max_batches: int | None = None
+    max_prompt_tokens: int = 1024
 
     def without(self, *removed: type[Callback], **changes: object) -> Toy:
         """Return the ablation: these lines of Algorithm 1 taken out."""
@@ -197,7 +202,15 @@ class Toy:
         return PolicyConfig(str(self.base), dtype="float32", lora=LORA)
 
     def run(self) -> Run:
-        """Fit on one CPU process, K = 2."""
+        """Fit in this process on the CPU, K = 2."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # a model this small only loses time between threads
+        try:
+            return self._run()
+        finally:
+            torch.set_num_threads(threads)
+
+    def _run(self) -> Run:
         torch.manual_seed(0)  # draws the adapters' A
         script = Script(self.lines)
         module = ResdModule(
@@ -216,6 +229,7 @@ class Toy:
             rollouts_per_prompt=self.rollouts_per_prompt,
             micro_batch_size=2,
             max_batches=self.max_batches,
+            max_prompt_tokens=self.max_prompt_tokens,
             rollout=SamplingConfig(max_new_tokens=40),
             validation_samples=2,
         )
@@ -243,20 +257,27 @@ class Run:
     toy: Toy
     moments: Sequence[Moment]
     asked: Sequence[tuple[str, int, str, int]]
-    module: ResdModule
+    module: ResdModule = field(repr=False)
 
     def asked_for(self, purpose: str, update: int | None = None) -> list[str]:
         """Return the examples that were asked about, in order."""
         return [example for p, u, example, _ in self.asked if p == purpose and update in (None, u)]
 
 
+_base = lru_cache(maxsize=1)(load_base)
+
+
 def merged_logits(toy: Toy, adapter: Mapping[str, Tensor], ids: Sequence[int]) -> Tensor:
-    """Return the logits (time, vocab) of the base with an adapter's update added into its weights by hand."""
-    model = load_base(toy.policy_config()).eval()
-    with torch.no_grad():
-        for name, a in adapter.items():
-            if name.endswith("lora_A.weight"):
-                b = adapter[name.replace("lora_A", "lora_B")]
-                target = name.removeprefix("base_model.model.").replace("lora_A.", "")
-                model.get_parameter(target).add_(LORA.alpha / LORA.rank * b @ a)
-        return model(input_ids=torch.tensor([list(ids)])).logits[0].double()
+    """Return the logits (time, vocab) of the base with an adapter's update added into its weights by hand.
+
+    No adapter layer takes part, and none of the package's views; gradients reach the adapter's tensors.
+    """
+    model = _base(toy.policy_config()).eval().requires_grad_(False)
+    merged = {}
+    for name, a in adapter.items():
+        if name.endswith("lora_A.weight"):
+            b = adapter[name.replace("lora_A", "lora_B")]
+            target = name.removeprefix("base_model.model.").replace("lora_A.", "")
+            merged[target] = model.get_parameter(target) + LORA.alpha / LORA.rank * b @ a
+    assert 2 * len(merged) == len(adapter)
+    return functional_call(model, merged, kwargs={"input_ids": torch.tensor([list(ids)])}).logits[0].double()

@@ -114,8 +114,10 @@ def apply_tags(
         key = module.context.key(record.rollouts[index].example.id)
         playbook, problems = module.context.playbooks[key].apply_tags(tags)
         module.context.put_playbook(key, playbook)
+        known = {entry.id.casefold() for entry in playbook.entries}
         for tag in tags:
-            record.count(f"playbook/tagged_{tag.tag}")
+            if tag.id.casefold() in known:
+                record.count(f"playbook/tagged_{tag.tag}")
         for problem in problems:
             record.count(f"{purpose}/problem/{problem.kind}")
         _append_problems(record, purpose, index, problems)

@@ -60,7 +60,7 @@ class RecordMetrics(Callback):
         elif trainer.is_global_zero:
             self._folder.path.mkdir(parents=True, exist_ok=True)
             about = {
-                "stage": str(trainer.state.fn),
+                "stage": "test" if trainer.testing else "val",
                 "ckpt_path": trainer.ckpt_path,
                 "updates_done": module.updates_done,
             }

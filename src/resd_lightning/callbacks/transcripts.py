@@ -71,11 +71,7 @@ def transcript_lines(record: UpdateRecord, module: ResdModule) -> list[Line]:
                     for answer in record.answers
                     if answer.rollout == index
                 ],
-                "operations": [
-                    operation for operation in record.operations if operation.get("example") == rollout.example.id
-                ]
-                if rollout.sample == 0
-                else [],
+                "operations": [op for op in record.operations if _is_told_by(index, op, record, module)],
                 "teacher_sections": sorted(prompt.sections),
                 "teacher_prompt": prompt.messages if prompt.is_enriched else None,
                 "teacher_skipped": prompt.is_skipped,
@@ -83,3 +79,11 @@ def transcript_lines(record: UpdateRecord, module: ResdModule) -> list[Line]:
             }
         )
     return lines
+
+
+def _is_told_by(index: int, operation: Line, record: UpdateRecord, module: ResdModule) -> bool:
+    """Whether an operation stands on this rollout's line: the first of its example, or of the playbook it pruned."""
+    ids = [rollout.example.id for rollout in record.rollouts]
+    if "example" in operation:
+        return index == ids.index(str(operation["example"]))
+    return index == [module.context.key(id_) for id_ in ids].index(str(operation["playbook"]))

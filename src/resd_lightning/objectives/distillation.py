@@ -51,8 +51,9 @@ class DistillationObjective:
             (rollout,) fp32: weight / (N x T_i) for sequence_mean, weight / N for sequence_sum, weight / sum of T_i for
             token_mean; N is the number of rollouts, T_i the response tokens of rollout i.
         """
+        # With the types named, an update all of whose questions were too long is a tensor of no rollouts.
         lengths = torch.tensor([len(rollout.completion.token_ids) for rollout in rollouts], dtype=torch.float32)
-        counted = torch.tensor([prompt.is_enriched for prompt in prompts]) & (lengths > 0)
+        counted = torch.tensor([prompt.is_enriched for prompt in prompts], dtype=torch.bool) & (lengths > 0)
         weights = self.weights(rollouts) * counted
         if self.config.reduction == "token_mean":
             return weights / lengths[counted].sum().clamp_min(1)
@@ -62,7 +63,7 @@ class DistillationObjective:
 
     def weights(self, rollouts: Sequence[Rollout]) -> Float[Tensor, " rollout"]:
         """Return the success-rate weights of App. B, or ones where they are off."""
-        is_success = torch.tensor([rollout.is_success for rollout in rollouts])
+        is_success = torch.tensor([rollout.is_success for rollout in rollouts], dtype=torch.bool)
         if not self.config.success_weights:
             return torch.ones(len(rollouts))
         return success_rate_weights(is_success, self.config.success_alpha, self.config.success_beta)

@@ -130,7 +130,7 @@ class Policy(nn.Module):
 
     @contextmanager
     def view(self, who: View) -> Iterator[PreTrainedModel | PeftModel]:
-        """Yield the model with `who`'s weights in force; the student's are back when the context ends.
+        """Yield the model with `who`'s weights in force; what was in force before is back when the context ends.
 
         No `requires_grad` flag changes. Leave the context before a backward pass: gradient checkpointing recomputes
         with whatever weights are in force then.
@@ -139,21 +139,17 @@ class Policy(nn.Module):
             who = STUDENT
         if not self.has_adapters:
             yield self._whole_model(who)
-        elif who == STUDENT:
+            return
+        layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
+        before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
+        for layer in layers:
+            # Both, also for the student: a view inside another view means what it says.
+            layer._active_adapter, layer._disable_adapters = [TEACHER if who == TEACHER else STUDENT], who == "base"
+        try:
             yield self.model
-        else:
-            layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
-            before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
-            for layer in layers:
-                if who == TEACHER:
-                    layer._active_adapter = [TEACHER]
-                else:
-                    layer._disable_adapters = True
-            try:
-                yield self.model
-            finally:
-                for layer, (active, disabled) in zip(layers, before, strict=True):
-                    layer._active_adapter, layer._disable_adapters = active, disabled
+        finally:
+            for layer, (active, disabled) in zip(layers, before, strict=True):
+                layer._active_adapter, layer._disable_adapters = active, disabled
 
     @contextmanager
     def frozen(self, who: View) -> Iterator[PreTrainedModel | PeftModel]:

@@ -8,11 +8,12 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from resd_lightning.config import Author, ConfigError, SamplingConfig, require
+from resd_lightning.config import Author, SamplingConfig, require
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import Completion
 from resd_lightning.rollout.chat import decode_response, encode_prompt
 from resd_lightning.rollout.engine import Engine, GenerationRequest, Schema
+from resd_lightning.rollout.guided import JsonGuides
 from resd_lightning.rollout.sampling import SeededSampling
 
 
@@ -28,10 +29,11 @@ class HFEngine(Engine):
         self.batch_size = batch_size
         self._policy: Policy | None = None
         self._run_seed = 0
+        self._guides: JsonGuides | None = None
 
     def attach(self, policy: Policy, run_seed: int) -> None:
         """Bind the engine to the weights it samples from and to the run's seed."""
-        self._policy, self._run_seed = policy, run_seed
+        self._policy, self._run_seed, self._guides = policy, run_seed, None
 
     def generate(
         self,
@@ -50,39 +52,48 @@ class HFEngine(Engine):
         completions: dict[int, Completion] = {
             i: Completion("", ids, (), is_skipped=True) for i, ids in enumerate(prompts) if len(ids) > max_prompt_tokens
         }
+        on_progress(len(completions))
         by_length = sorted((i for i in range(len(requests)) if i not in completions), key=lambda i: len(prompts[i]))
         with self._policy.frozen(author) as model:
             for start in range(0, len(by_length), self.batch_size):
                 chunk = by_length[start : start + self.batch_size]
                 seeds = [requests[i].seed(self._run_seed) for i in chunk]
-                done = _generate_chunk(self._policy, model, [prompts[i] for i in chunk], seeds, sampling, schema)
+                processors: list[LogitsProcessor] = [SeededSampling(seeds, sampling, self._policy.device)]
+                if schema is not None:
+                    guides = self._json_guides(self._policy, model)
+                    processors.insert(0, guides.guide(schema, [prompts[i] for i in chunk]))
+                done = _generate_chunk(
+                    self._policy, model, [prompts[i] for i in chunk], processors, sampling.max_new_tokens
+                )
                 completions.update(zip(chunk, done, strict=True))
                 on_progress(len(chunk))
         return [completions[i] for i in range(len(requests))]
+
+    def _json_guides(self, policy: Policy, model: PreTrainedModel | PeftModel) -> JsonGuides:
+        if self._guides is None:
+            vocab_size = model.get_output_embeddings().weight.shape[0]
+            self._guides = JsonGuides(policy.tokenizer, vocab_size, _stop_ids(policy, model))
+        return self._guides
 
 
 def _generate_chunk(
     policy: Policy,
     model: PreTrainedModel | PeftModel,
     prompts: Sequence[tuple[int, ...]],
-    seeds: Sequence[int],
-    sampling: SamplingConfig,
-    schema: Schema | None,
+    processors: Sequence[LogitsProcessor],
+    max_new_tokens: int,
 ) -> list[Completion]:
     tokenizer = policy.tokenizer
     padded = tokenizer.pad({"input_ids": [list(ids) for ids in prompts]}, padding=True, return_tensors="pt")
     padded = padded.to(policy.device)
     stop_ids = _stop_ids(policy, model)
-    processors: list[LogitsProcessor] = [SeededSampling(seeds, sampling, policy.device)]
-    if schema is not None:
-        processors.insert(0, _json_guide(policy, model, schema, stop_ids))
     output: Tensor = model.generate(
         input_ids=padded["input_ids"],
         attention_mask=padded["attention_mask"],
         logits_processor=LogitsProcessorList(processors),
         generation_config=GenerationConfig(
-            max_new_tokens=sampling.max_new_tokens,
-            do_sample=False,  # SeededSampling has already drawn: the argmax is the sample
+            max_new_tokens=max_new_tokens,
+            do_sample=False,  # SeededSampling, the last processor, has already drawn: the argmax is the sample
             eos_token_id=sorted(stop_ids),
             pad_token_id=tokenizer.pad_token_id,
         ),
@@ -103,21 +114,3 @@ def _stop_ids(policy: Policy, model: PreTrainedModel | PeftModel) -> set[int]:
     configured = model.generation_config.eos_token_id
     many = configured if isinstance(configured, list) else [configured]
     return {int(i) for i in [*many, policy.tokenizer.eos_token_id] if i is not None}
-
-
-def _json_guide(
-    policy: Policy, model: PreTrainedModel | PeftModel, schema: Schema, stop_ids: set[int]
-) -> LogitsProcessor:
-    try:
-        import xgrammar
-        from xgrammar.contrib.hf import LogitsProcessor as GrammarProcessor
-    except ImportError as error:
-        raise ConfigError(
-            "model.context.guided_json needs the extra `guided`: pip install 'resd-lightning[guided]'"
-        ) from error
-    vocab_size = model.get_output_embeddings().weight.shape[0]
-    info = xgrammar.TokenizerInfo.from_huggingface(
-        policy.tokenizer, vocab_size=vocab_size, stop_token_ids=sorted(stop_ids)
-    )
-    grammar = xgrammar.GrammarCompiler(info).compile_json_schema(schema)
-    return GrammarProcessor(grammar)

@@ -47,6 +47,7 @@ class ScriptedEngine(Engine):
             prompt_ids = encode_prompt(tokenizer, request.messages)
             if len(prompt_ids) > max_prompt_tokens:
                 completions.append(Completion("", prompt_ids, (), is_skipped=True))
+                on_progress(1)
                 continue
             text = self._script(
                 str(request.purpose), request.update, request.example_id, request.sample, request.messages

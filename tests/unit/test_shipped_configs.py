@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from itertools import combinations, product
+from pathlib import Path
+from typing import cast
+
+import pytest
+import yaml
+
+from resd_lightning.cli import ResdCLI
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+FOLDERS = ("model", "task", "method", "trainer")
+SHIPPED = {folder: sorted(f"{folder}/{path.name}" for path in (CONFIGS / folder).glob("*.yaml")) for folder in FOLDERS}
+BASIC = {folder: names[0] for folder, names in SHIPPED.items()}
+COMPOSITIONS = sorted({tuple((BASIC | {folder: name}).values()) for folder in FOLDERS for name in SHIPPED[folder]})
+"""Every shipped file in some composition."""
+QUICKSTART = (
+    "model/smollm2_nf4.yaml",
+    "task/manufactoria.yaml",
+    "method/resd.yaml",
+    "trainer/cpu.yaml",
+    "quickstart.yaml",
+)
+
+Options = dict[str, dict[str, dict[str, object]]]
+
+
+class ParsingCLI(ResdCLI):
+    """Parses and checks types and ranges, and builds nothing."""
+
+    def before_instantiate_classes(self) -> None: ...
+
+    def instantiate_classes(self) -> None: ...
+
+
+def parse(monkeypatch: pytest.MonkeyPatch, *names: str) -> Options:
+    monkeypatch.setattr("sys.argv", ["resd"])
+    args = [part for name in names for part in ("--config", str(CONFIGS / name))]
+    return cast("Options", ParsingCLI(args, run=False).options)
+
+
+def keys(tree: object, prefix: str = "") -> set[str]:
+    if not isinstance(tree, dict):
+        return {prefix}
+    return {key for name, below in tree.items() for key in keys(below, f"{prefix}/{name}")}
+
+
+@pytest.mark.parametrize("names", [*COMPOSITIONS, QUICKSTART], ids="+".join)
+def test_every_shipped_composition_is_a_valid_configuration(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    options = parse(monkeypatch, *names)
+    assert str(options["data"]["task"]["class_path"]).startswith("resd_lightning.tasks.")
+    assert options["trainer"]["callbacks"]
+
+
+def test_quickstart_is_eight_easy_problems_in_two_batches_of_two_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = parse(monkeypatch, *QUICKSTART)
+    task = cast("dict[str, object]", options["data"]["task"]["init_args"])
+    assert (task["train_size"], task["difficulties"], task["prompt"]) == (8, ["easy"], "short")
+    assert (options["data"]["batch_size"], options["data"]["inner_updates"]) == (4, 2)
+    assert options["model"]["policy"]["quantization"] == "nf4"
+    assert options["data"]["validation"]["temperature"] == 0.6  # type: ignore[comparison-overlap]
+
+
+def test_manufactoria_preset_has_the_papers_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = parse(monkeypatch, "model/qwen3_4b_qlora.yaml", "task/manufactoria.yaml")["model"]
+    loss, context = model["distillation"], model["context"]
+    # RESD App. G: reverse KL, ratio in [0.2, 5], top-100 with a tail, no success weights, 200 entries, prioritized
+    assert (loss["alpha"], loss["clip_min"], loss["clip_max"]) == (1.0, 0.2, 5.0)
+    assert (loss["top_k"], loss["tail"], loss["success_weights"]) == (100, True, False)
+    assert (context["max_entries"], context["concise"], context["concise_every"]) == (200, "prioritized", 4)
+
+
+def test_sdpo_is_the_teacher_alone_without_what_resd_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = parse(monkeypatch, "model/smollm2_nf4.yaml", "task/manufactoria.yaml", "method/sdpo.yaml")
+    callbacks = cast("list[dict[str, str]]", options["trainer"]["callbacks"])
+    assert [callback["class_path"].rpartition(".")[2] for callback in callbacks] == ["SyncTeacher"]
+    prompt = options["model"]["teacher_prompt"]
+    assert {name for name, shown in prompt.items() if shown is True} == {"feedback", "solution"}
+    assert prompt["self_success"] == "none"
+
+
+def test_no_two_files_of_a_composition_set_the_same_key_so_their_order_does_not_matter() -> None:
+    keys_of = {name: keys(yaml.safe_load((CONFIGS / name).read_text())) for names in SHIPPED.values() for name in names}
+    for first, second in combinations(FOLDERS, 2):
+        for one, other in product(SHIPPED[first], SHIPPED[second]):
+            assert not keys_of[one] & keys_of[other], f"{one} and {other}"
