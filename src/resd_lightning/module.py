@@ -265,6 +265,7 @@ class ResdModule(LightningModule):
         values = {
             f"{prefix}/{name.replace('_at_k', f'@{k}')}": float(metric.compute())
             for name, metric in self._score_metrics().items()
+            if metric.update_called  # not where every prompt was too long
         }
         values[f"{prefix}/skipped"] = float(self._skipped_prompts)
         self._skipped_prompts = 0
