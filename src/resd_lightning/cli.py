@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -27,7 +27,7 @@ from resd_lightning.training import check_arguments, derived_arguments
 
 logger = logging.getLogger(__name__)
 
-TOOLS = {"export": export, "show": show}
+TOOLS: dict[str, Callable[..., object]] = {"export": export, "show": show}
 """Commands that need no trainer: functions whose arguments are the options."""
 
 

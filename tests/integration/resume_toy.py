@@ -1,4 +1,4 @@
-"""A task and an engine for runs in subprocesses: real rollouts of a random model, with a context that really changes."""
+"""A task and an engine for runs in subprocesses: real rollouts of a random model, and a context that moves."""
 
 from __future__ import annotations
 

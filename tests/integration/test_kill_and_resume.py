@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from conftest import make_tiny_base
 
 HERE = Path(__file__).resolve().parent

@@ -78,7 +78,7 @@ class DocumentWriter:
 
     def book(self, asked: str, rules: Sequence[Rule], size: int | None = None) -> list[Entry]:
         """Return a playbook in order of ids that says these rules of the machine asked about, and others of others."""
-        if size is None:  # as many playbooks of 1 to 2 entries as of 32 to 64: long ones cost the most and teach the least
+        if size is None:  # as many playbooks of 1 to 2 entries as of 32 to 64: the longest cost most and teach least
             size = round(math.exp(self.rng.uniform(0, math.log(self.max_entries))))
         others = self.rng.sample([m for m in MACHINES if m != asked], k=max(0, min(size - len(rules), 63)))
         lines = [(machine, self.rng.choice(RULES)) for machine in others]

@@ -44,7 +44,7 @@ def _controls(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _without_controls(text: str, controls: Sequence[str]) -> str:
-    text = text.encode("utf-8", "replace").decode("utf-8")  # tokenizers refuse lone surrogates, which feedback may quote
+    text = text.encode("utf-8", "replace").decode("utf-8")  # tokenizers refuse lone surrogates
     for control in controls:
         if control in text:
             text = text.replace(control, f"{control[0]} {control[1:]}")
