@@ -10,6 +10,9 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 ARGS ?=
 
+# Threads that wait for each other asleep: spinning, they slow a run down fifty-fold where something else uses a core.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 MODEL := models/smollm2-135m-instruct
 RUN ?= runs/quickstart
 CONFIGS := --config configs/model/smollm2_nf4.yaml --config configs/task/manufactoria.yaml \

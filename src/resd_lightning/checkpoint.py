@@ -7,15 +7,13 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from zipfile import is_zipfile
 
 import torch
 
 from resd_lightning.config import ConfigError
+from resd_lightning.module import CHECKPOINT_FORMAT, ResdModule
 from resd_lightning.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from resd_lightning.module import ResdModule
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +58,23 @@ def read_checkpoint(path: Path) -> CheckpointFacts:
     Raises:
         ConfigError: The file isn't a checkpoint of this package.
     """
+    if not is_zipfile(path):
+        raise ConfigError(
+            f"--ckpt_path {path} is not a checkpoint: it is no file that torch.save wrote, or a part of one"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise ConfigError(f"--ckpt_path {path} is not a readable checkpoint: {error}") from error
-    if not isinstance(checkpoint, dict) or "resd" not in checkpoint:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"--ckpt_path {path} is not a readable checkpoint: {reason}") from error
+    state = checkpoint.get("resd") if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or "format" not in state:
         raise ConfigError(f"--ckpt_path {path} was not written by `resd fit`: it holds no student and no playbook")
-    state = checkpoint["resd"]
+    if state["format"] != CHECKPOINT_FORMAT:
+        raise ConfigError(
+            f"--ckpt_path {path} has format {state['format']}, and this version reads {CHECKPOINT_FORMAT}: go on with "
+            "the version that wrote it"
+        )
     return CheckpointFacts(
         state["updates"], state["base"], state["lora"], state["teacher"], checkpoint.get("config") or {}
     )

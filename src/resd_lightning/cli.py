@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
 import yaml
-from jsonargparse import auto_cli, set_parsing_settings
+from jsonargparse import Namespace, auto_cli, set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -17,7 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from resd_lightning import callbacks as lines
 from resd_lightning.checkpoint import check_compatible, find_checkpoint, read_checkpoint, report_differences
-from resd_lightning.config import ConfigError
+from resd_lightning.config import ConfigError, SamplingConfig
 from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.export import export
 from resd_lightning.module import ResdModule
@@ -29,6 +31,15 @@ logger = logging.getLogger(__name__)
 
 TOOLS: dict[str, Callable[..., object]] = {"export": export, "show": show}
 """Commands that need no trainer: functions whose arguments are the options."""
+
+SAMPLING_KEYS = (
+    "data.rollout",
+    "data.validation",
+    "model.context.reflect",
+    "model.context.tag",
+    "model.context.curate",
+)
+"""Where a `SamplingConfig` stands."""
 
 
 class ResdCLI(LightningCLI):
@@ -59,6 +70,7 @@ class ResdCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder, and let one seed serve the run."""
+        parser.usage = "%(prog)s [--config FILE ...] [--KEY VALUE ...]"  # the list of all keys would bury an error
         parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run; null names it itself.")
         parser.add_argument("--overwrite", type=bool, default=False, help="Delete the run that --run_dir holds.")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_one_seed)
@@ -80,6 +92,32 @@ class ResdCLI(LightningCLI):
             del self.config_dump
         self.folder = RunFolder(Path(namespace["run_dir"]))
         check_arguments(cast("dict[str, object]", self.options["trainer"]))
+        for key in SAMPLING_KEYS:
+            _check_sampling(key, namespace[key])
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer, and let them check each other: what fails here, the user can mend.
+
+        Raises:
+            ConfigError: Also for what constructors and files make of bad input, with the place that refused it.
+        """
+        try:
+            super().instantiate_classes()
+            if self.subcommand is not None:
+                self._check_early(self.subcommand)
+        except ConfigError:
+            raise
+        except MisconfigurationException as error:
+            raise ConfigError(f"trainer: {error}") from error
+        except (ValueError, OSError) as error:
+            raise _as_config_error(error) from error
+
+    def _check_early(self, stage: str) -> None:
+        """Run set-up, as `trainer.fit` will again, while no folder is touched: a refusal must cost no earlier run."""
+        self.trainer.strategy.connect(self.model)
+        self.model.trainer = self.datamodule.trainer = self.trainer
+        self.datamodule.setup(stage)
+        self.model.setup(stage)
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Build the trainer with what follows from the data, and with the observers of the subcommand."""
@@ -156,6 +194,26 @@ def default_run_dir(options: dict[str, object]) -> Path:
 def _has_progress_bar(callbacks: list[Callback] | Callback | None) -> bool:
     many = callbacks if isinstance(callbacks, list) else [callbacks]
     return any(isinstance(callback, ProgressBar) for callback in many)
+
+
+def _check_sampling(key: str, options: Namespace) -> None:
+    """Build one purpose's sampling, only to name its key: the dataclass can't know which of several it is."""
+    try:
+        SamplingConfig(**options.as_dict())
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("sampling", key, 1)) from error
+
+
+def _as_config_error(error: Exception) -> ConfigError:
+    """Return our own refusal that the parser wrapped into its list of alternatives, or what was raised, and where."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, ConfigError):
+            return behind
+        behind = behind.__cause__ or behind.__context__
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    reason = " ".join(str(error).split())
+    return ConfigError(f"{reason} ({type(error).__name__}, {Path(place.filename).name}:{place.lineno})")
 
 
 def _one_seed(seed: bool | int) -> int:

@@ -113,6 +113,11 @@ class DistillationConfig:
     success_beta: float = 1.0
     """Exponent b of the weight s^b of a failure."""
 
+    def __post_init__(self) -> None:
+        # The divergence's own settings are checked by `distill.divergence.check_divergence_settings`.
+        for key, exponent in (("success_alpha", self.success_alpha), ("success_beta", self.success_beta)):
+            require(exponent >= 0, f"model.distillation.{key}", "at least 0", exponent)
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -129,6 +134,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "model.optimizer.learning_rate", "above 0", self.learning_rate)
+        require(all(0 <= beta < 1 for beta in self.betas), "model.optimizer.betas", "two in [0, 1)", self.betas)
         require(self.weight_decay >= 0, "model.optimizer.weight_decay", "at least 0", self.weight_decay)
         require(self.warmup_updates >= 0, "model.optimizer.warmup_updates", "at least 0", self.warmup_updates)
 
@@ -185,6 +191,7 @@ class ContextConfig:
         budget = self.max_entries
         require(budget is None or budget >= 0, "model.context.max_entries", "at least 0", budget)
         require(self.concise_every >= 1, "model.context.concise_every", "at least 1", self.concise_every)
+        require(self.max_prompt_tokens >= 1, "model.context.max_prompt_tokens", "at least 1", self.max_prompt_tokens)
         require(len(self.operations) > 0, "model.context.operations", "at least one operation", self.operations)
         if self.guided_json and find_spec("xgrammar") is None:
             raise ConfigError(

@@ -132,7 +132,7 @@ def playbook_tables(folder: RunFolder) -> list[Table]:
         ConfigError: `playbook.json` was edited into something that is no playbook.
     """
     if not folder.playbook.is_file():
-        return [_table("Playbook: no update has written one yet")]
+        return [_table("Playbook, which no update has written yet")]
     content: dict[str, dict[str, object]] = json.loads(folder.playbook.read_text(encoding="utf-8"))
     # A run with one playbook per example has them by example id in the file.
     by_name = {"Playbook": content} if "entries" in content else {f"Playbook of {id_}": p for id_, p in content.items()}
@@ -143,7 +143,7 @@ def playbook_tables(folder: RunFolder) -> list[Table]:
 
 
 def _playbook_table(name: str, playbook: Playbook) -> Table:
-    title = f"{name}: {len(playbook)} entries after {playbook.step} context updates"
+    title = f"{name}, {len(playbook)} of {playbook.next_number - 1} entries left after {playbook.step} context updates"
     table = _table(title, "id", "helped", "misled", "section", "lesson")
     for entry in playbook.entries:
         # Text and not str: a lesson may hold brackets, which rich would take for markup.

@@ -14,6 +14,7 @@ WHOLE_UPDATE = 2**30
 REFUSED: Mapping[str, tuple[object, ...]] = {
     "max_steps": (-1,),
     "min_steps": (None,),
+    "max_time": (None,),
     "fast_dev_run": (False, 0),
     "limit_train_batches": (None, 1.0),
     "overfit_batches": (0.0, 0),
@@ -44,7 +45,8 @@ def check_arguments(arguments: Mapping[str, object]) -> None:
         ConfigError: Names the argument and what to set instead.
     """
     for key, whole in REFUSED.items():
-        if key in arguments and arguments[key] not in whole:
+        # As text: a limit of 1 is one batch and 1.0 is all of them, though they are equal.
+        if key in arguments and repr(arguments[key]) not in map(repr, whole):
             raise ConfigError(
                 f"trainer.{key} is {arguments[key]!r}, but an epoch is one whole policy update here: leave it out, and "
                 "use data.max_batches for a shorter run"

@@ -86,7 +86,7 @@ def test_playbook_text_is_shown_literally_and_not_as_markup(tmp_path: Path, caps
     show(str(tmp_path))
     printed = capsys.readouterr().out
     assert "use [R] and [bold]" in printed
-    assert "Playbook: 1 entries after 2 context updates" in printed
+    assert "Playbook, 1 of 1 entries left after 2 context updates" in printed
     assert "resd on ToyTask with tiny, seed 7" in printed
 
 
@@ -94,13 +94,13 @@ def test_playbooks_of_several_examples_are_shown_one_by_one(tmp_path: Path) -> N
     playbook = Playbook().add("heuristics", "start small")
     write_run(RunFolder(tmp_path), {"a": playbook.to_dict(), "b": Playbook().to_dict()})
     first, second = playbook_tables(RunFolder(tmp_path))
-    assert (str(first.title), first.row_count) == ("Playbook of a: 1 entries after 0 context updates", 1)
-    assert (str(second.title), second.row_count) == ("Playbook of b: 0 entries after 0 context updates", 0)
+    assert (str(first.title), first.row_count) == ("Playbook of a, 1 of 1 entries left after 0 context updates", 1)
+    assert (str(second.title), second.row_count) == ("Playbook of b, 0 of 0 entries left after 0 context updates", 0)
 
 
 def test_a_run_without_updates_shows_that_no_playbook_is_written(tmp_path: Path) -> None:
     (table,) = playbook_tables(RunFolder(tmp_path))
-    assert "no update has written one" in str(table.title)
+    assert "no update has written yet" in str(table.title)
     Console(quiet=True).print(table)
 
 

@@ -58,7 +58,7 @@ def load_tokenizer(config: PolicyConfig) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(locate_base(config.base))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.policy.base {config.base!r} has no readable tokenizer: {error}") from error
+        raise _unreadable(config.base, "tokenizer", error) from error
     if config.chat_template is not None:
         path = Path(config.chat_template)
         if not path.is_file():
@@ -86,13 +86,23 @@ def read_base_facts(config: PolicyConfig) -> BaseFacts:
     try:
         base = AutoConfig.from_pretrained(locate_base(config.base)).get_text_config()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.policy.base {config.base!r} has no readable config: {error}") from error
+        raise _unreadable(config.base, "config", error) from error
     sizes = f"{base.model_type} {base.num_hidden_layers}x{base.hidden_size} vocab {base.vocab_size}"
     return BaseFacts(base.vocab_size, base.max_position_embeddings, sizes)
 
 
+def _unreadable(base: str, what: str, error: Exception) -> ConfigError:
+    where = "the folder" if Path(locate_base(base)).is_dir() else "there is no such folder, and the hub's model"
+    reason = " ".join(str(error).split())
+    return ConfigError(f"model.policy.base {base!r}: {where} has no readable {what}: {reason}")
+
+
 def load_base(config: PolicyConfig) -> PreTrainedModel:
-    """Return the base model as `config` stores it: NF4, bf16 or fp32, in train mode."""
+    """Return the base model as `config` stores it: NF4, bf16 or fp32, in train mode.
+
+    Raises:
+        ConfigError: Its weights can't be read, or the attention or quantization asked for isn't there.
+    """
     dtype = DTYPES[config.dtype]
     quantization = None
     if config.quantization == "nf4":
@@ -102,9 +112,18 @@ def load_base(config: PolicyConfig) -> PreTrainedModel:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        locate_base(config.base), dtype=dtype, quantization_config=quantization, attn_implementation=config.attention
-    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            locate_base(config.base),
+            dtype=dtype,
+            quantization_config=quantization,
+            attn_implementation=config.attention,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"model.policy.base {config.base!r} can't be loaded with quantization {config.quantization} and "
+            f"attention {config.attention}: {error}"
+        ) from error
     if config.quantization == "nf4":
         keep_gradients_exact(model)
     if config.gradient_checkpointing:

@@ -19,7 +19,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from resd_lightning.config import LoraSettings, TeacherConfig
+from resd_lightning.config import ConfigError, LoraSettings, TeacherConfig
 from resd_lightning.policy.ema import ExponentialMovingAverage
 
 View = Literal["student", "teacher", "base"]
@@ -203,7 +203,10 @@ def _with_two_adapters(base: PreTrainedModel, lora: LoraSettings) -> PeftModel:
         target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(base, config, adapter_name=STUDENT)
+    try:
+        model = get_peft_model(base, config, adapter_name=STUDENT)
+    except ValueError as error:  # no layer has such a name
+        raise ConfigError(f"model.policy.lora.target_modules {lora.target_modules}: {error}") from error
     model.add_adapter(TEACHER, copy.deepcopy(config))
     student, teacher = _adapter_weights(model, STUDENT), _adapter_weights(model, TEACHER)
     with torch.no_grad():
