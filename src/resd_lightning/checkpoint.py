@@ -12,6 +12,7 @@ from zipfile import is_zipfile
 import torch
 
 from resd_lightning.config import ConfigError
+from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.module import CHECKPOINT_FORMAT, ResdModule
 from resd_lightning.run_folder import RunFolder
 
@@ -26,16 +27,12 @@ class CheckpointFacts:
 
     Attributes:
         updates: Policy updates behind it.
-        base: Model type and sizes it was trained on.
-        lora: Rank of its adapters; None for full fine-tuning.
-        teacher: Kind of its teacher.
+        settings: The settings its state only fits with, by key.
         config: The run's configuration when it was saved.
     """
 
     updates: int
-    base: str
-    lora: int | None
-    teacher: str
+    settings: Mapping[str, object]
     config: Mapping[str, object]
 
 
@@ -75,26 +72,20 @@ def read_checkpoint(path: Path) -> CheckpointFacts:
             f"--ckpt_path {path} has format {state['format']}, and this version reads {CHECKPOINT_FORMAT}: go on with "
             "the version that wrote it"
         )
-    return CheckpointFacts(
-        state["updates"], state["base"], state["lora"], state["teacher"], checkpoint.get("config") or {}
-    )
+    return CheckpointFacts(state["updates"], state["settings"], checkpoint.get("config") or {})
 
 
-def check_compatible(path: Path, facts: CheckpointFacts, module: ResdModule) -> None:
-    """Refuse a checkpoint whose weights can't go into this module.
+def check_compatible(path: Path, facts: CheckpointFacts, module: ResdModule, data: RolloutDataModule) -> None:
+    """Refuse a checkpoint whose state can't go into this run.
 
     Raises:
         ConfigError: Names the setting that differs.
     """
-    lora = module.policy_config.lora
-    wanted = {
-        "model.policy.base": (facts.base, module.facts.architecture),
-        "model.policy.lora.rank": (facts.lora, None if lora is None else lora.rank),
-        "model.teacher.kind": (facts.teacher, module.teacher_config.kind),
-    }
-    for key, (saved, configured) in wanted.items():
-        if saved != configured:
-            raise ConfigError(f"--ckpt_path {path} was saved with {key} = {saved}, but this run has {configured}")
+    for key, configured in module.settings_of_state(data).items():
+        if facts.settings[key] != configured:
+            raise ConfigError(
+                f"--ckpt_path {path} was saved with {key} = {facts.settings[key]}, but this run has {configured}"
+            )
 
 
 def report_differences(facts: CheckpointFacts, config: Mapping[str, object]) -> list[str]:

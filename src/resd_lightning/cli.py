@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
-import yaml
 from jsonargparse import Namespace, auto_cli, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -23,14 +23,17 @@ from resd_lightning.config import ConfigError, SamplingConfig
 from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.export import export
 from resd_lightning.module import ResdModule
-from resd_lightning.run_folder import RunFolder, replace_text
+from resd_lightning.run_folder import RunFolder
 from resd_lightning.show import show
-from resd_lightning.training import check_arguments, derived_arguments
+from resd_lightning.training import GRADIENT_CLIP_VAL, check_arguments, derived_arguments
 
 logger = logging.getLogger(__name__)
 
 TOOLS: dict[str, Callable[..., object]] = {"export": export, "show": show}
 """Commands that need no trainer: functions whose arguments are the options."""
+
+OPTIONS_OF_A_CALL = ("config", "overwrite", "ckpt_path", "weights_only", "verbose", "return_predictions")
+"""Options that a run's config.yaml leaves out: a second call with that file must not, say, overwrite the run."""
 
 SAMPLING_KEYS = (
     "data.rollout",
@@ -59,11 +62,9 @@ class ResdCLI(LightningCLI):
             RolloutDataModule,
             save_config_callback=None,  # KeepCheckpoints and the run folder do it
             seed_everything_default=0,
-            trainer_defaults={
-                "gradient_clip_val": 1.0,
-                "inference_mode": False,  # tensors made in inference mode can never enter a backward pass again
-            },
+            trainer_defaults={"gradient_clip_val": GRADIENT_CLIP_VAL, "inference_mode": False},
             auto_configure_optimizers=False,
+            parser_kwargs={"prog": "resd"},
             args=args,
             run=run,
         )
@@ -80,9 +81,9 @@ class ResdCLI(LightningCLI):
 
     @property
     def options(self) -> dict[str, object]:
-        """The parsed options of the subcommand in force, as plain values."""
+        """The run's options as plain values, without those that belong to this one call of the command."""
         self._dump_config()
-        return cast("dict[str, object]", self.config_dump)
+        return {key: value for key, value in self.config_dump.items() if key not in OPTIONS_OF_A_CALL}
 
     def before_instantiate_classes(self) -> None:
         """Settle the run folder and refuse trainer options that would break updates apart."""
@@ -131,7 +132,7 @@ class ResdCLI(LightningCLI):
                 lines.RecordMetrics(self.folder),
                 lines.WriteTranscripts(self.folder),
                 lines.TensorBoardText(),
-                lines.ValidateFirst(),
+                lines.ValidateFirst(self.folder),
                 lines.KeepCheckpoints(self.folder, self.options),
             ]
             if self._get(self.config_init, "trainer")["logger"] in (None, True):
@@ -156,7 +157,13 @@ class ResdCLI(LightningCLI):
             return None
         path = find_checkpoint(str(ckpt_path), self.folder)
         facts = read_checkpoint(path)
-        check_compatible(path, facts, self.model)
+        own = self.folder.last_checkpoint
+        if self.subcommand == "fit" and self.folder.has_run and path.resolve() != own.resolve():
+            raise ConfigError(
+                f"--run_dir {self.folder.path} holds a run already, and --ckpt_path {path} is not its last checkpoint: "
+                "choose another folder for what comes of it"
+            )
+        check_compatible(path, facts, self.model, self.datamodule)
         report_differences(facts, self.options)
         self.config_init[self.subcommand]["ckpt_path"] = str(path)
         # The file is ours and holds plain data: Lightning's default would unpickle anything.
@@ -164,7 +171,7 @@ class ResdCLI(LightningCLI):
         return facts.updates
 
     def before_fit(self) -> None:
-        """Claim the run folder, without losing a run that is in it, and write the configuration there."""
+        """Claim the run folder without losing a run that is in it."""
         if self.folder.has_run and self.config_init["fit"]["ckpt_path"] is None:
             if not self.config_init["fit"]["overwrite"]:
                 raise ConfigError(
@@ -172,8 +179,6 @@ class ResdCLI(LightningCLI):
                     "another folder, or give --overwrite true"
                 )
             self.folder.delete_run()
-        self.folder.path.mkdir(parents=True, exist_ok=True)
-        replace_text(self.folder.config, yaml.safe_dump(self.options, sort_keys=False, allow_unicode=True))
 
     def after_fit(self) -> None:
         """Say where things are."""
@@ -211,8 +216,11 @@ def _as_config_error(error: Exception) -> ConfigError:
         if isinstance(behind, ConfigError):
             return behind
         behind = behind.__cause__ or behind.__context__
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    place = frames[-1]
     reason = " ".join(str(error).split())
+    if any(f"resd_lightning{os.sep}tasks{os.sep}" in frame.filename for frame in frames):
+        reason = f"data.task: {reason}"
     return ConfigError(f"{reason} ({type(error).__name__}, {Path(place.filename).name}:{place.lineno})")
 
 
@@ -230,7 +238,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if arguments and arguments[0] in TOOLS:
             auto_cli(TOOLS[arguments[0]], args=arguments[1:], prog=f"resd {arguments[0]}", as_positional=True)
         else:
-            sys.argv = ["resd", *arguments]
+            sys.argv[1:] = arguments  # the program itself stays: Lightning starts further processes by it
             ResdCLI()
     except ConfigError as error:
         sys.stderr.write(f"resd: error: {error}\n")

@@ -65,6 +65,11 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.base), "model.policy.base", "a model name or folder", self.base)
+        if self.lora is None and self.quantization == "none" and self.dtype != "float32":
+            raise ConfigError(
+                f"model.policy.dtype {self.dtype} with model.policy.lora null: small steps are lost in 16-bit weights; "
+                "set model.policy.dtype float32 (and trainer.precision bf16-mixed for speed)"
+            )
         if self.quantization != "none" and self.lora is None:
             raise ConfigError(
                 f"model.policy.quantization {self.quantization} stores weights that cannot be trained: "

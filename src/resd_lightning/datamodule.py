@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import torch
+from jinja2 import TemplateError
 from lightning.pytorch import LightningDataModule, Trainer
 from tqdm.auto import tqdm
 
@@ -24,11 +25,12 @@ from resd_lightning.records import (
     Split,
     UpdateRecord,
 )
-from resd_lightning.rollout.across_ranks import spread
+from resd_lightning.rollout.across_ranks import require_same, spread
+from resd_lightning.rollout.chat import encode_prompt
 from resd_lightning.rollout.engine import Engine, GenerationRequest, Schema
 from resd_lightning.rollout.hf import HFEngine
 from resd_lightning.stream import PromptStream
-from resd_lightning.tasks.base import Task
+from resd_lightning.tasks.base import JudgesLessons, Task
 from resd_lightning.tasks.verification import Verifier
 from resd_lightning.training import check_trainer
 
@@ -153,8 +155,33 @@ class RolloutDataModule(LightningDataModule):
             check_trainer(self._trainer, self.num_updates, self.inner_updates)
         self._check_lengths()
         splits: dict[str, Split] = {"fit": "val", "validate": "val", "test": "test", "predict": self.predict_split}
-        if not self.task.examples(splits[stage]):
+        evaluated = self.task.examples(splits[stage])
+        if not evaluated:
             raise ConfigError(f"data.task yields no examples for the split {splits[stage]!r}")
+        ids = [example.id for example in evaluated]
+        if len(set(ids)) < len(ids):
+            repeated = next(example_id for example_id in ids if ids.count(example_id) > 1)
+            raise ConfigError(f"data.task yields two {splits[stage]} examples with the id {repeated!r}")
+        self._check_chats([*evaluated, *(self.stream.examples if stage == "fit" else ())])
+
+    def _check_chats(self, examples: Sequence[Example]) -> None:
+        tried: set[tuple[str, ...]] = set()
+        for example in examples:
+            roles = tuple(message["role"] for message in example.messages)
+            if not roles or roles[-1] != "user":
+                raise ConfigError(
+                    f"data.task: example {example.id} must end with a user message, its roles are {roles}"
+                )
+            if roles in tried:
+                continue
+            tried.add(roles)
+            try:
+                encode_prompt(self.module.tokenizer, example.messages)
+            except TemplateError as error:
+                raise ConfigError(
+                    f"data.task: the chat template refuses the roles {roles} of example {example.id} ({error}): set "
+                    "model.policy.chat_template, or leave such roles out"
+                ) from error
 
     def _check_lengths(self) -> None:
         context, teacher, room = (
@@ -222,6 +249,7 @@ class RolloutDataModule(LightningDataModule):
         with self.costs.timed("teacher_prompts"):
             record.teacher_prompts = module.build_teacher_prompts(record)  # lines 14 and 15
         module.context.seal()
+        require_same(module.context.fingerprint(), f"the playbooks of update {number}")
         self._measure_context(record)
         torch.manual_seed(GenerationRequest(Purpose.ROLLOUT, number, "dropout", 0, ()).seed(self.seed))
         yield from module.objective.micro_batches(  # lines 17 and 18 are the module's training_step
@@ -322,7 +350,7 @@ class RolloutDataModule(LightningDataModule):
             is_true
             for playbook in context.playbooks.values()
             for entry in playbook.entries
-            if (is_true := self.task.is_true(entry.text)) is not None
+            if isinstance(self.task, JudgesLessons) and (is_true := self.task.is_true(entry.text)) is not None
         ]
         if judged:
             record.metrics["playbook/true_share"] = sum(judged) / len(judged)

@@ -141,7 +141,9 @@ class ResdModule(LightningModule):
     def configure_model(self) -> None:
         """Load the base and put student and teacher on it, once."""
         if self.policy is None:
-            self.policy = load_policy(self.policy_config, self.teacher_config, self.tokenizer)
+            self.policy = load_policy(
+                self.policy_config, self.teacher_config, self.tokenizer, self.trainer.strategy.root_device
+            )
         self.policy.precision_context = self.trainer.precision_plugin.forward_context
 
     @property
@@ -231,10 +233,12 @@ class ResdModule(LightningModule):
             weight_decay=config.weight_decay,
         )
 
-        def factor(update: int) -> float:
-            return min(1.0, (update + 1) / config.warmup_updates) if config.warmup_updates > 0 else 1.0
+        scheduler = LambdaLR(optimizer, self._warmup_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+    def _warmup_factor(self, update: int) -> float:
+        warmup = self.optimizer_config.warmup_updates
+        return min(1.0, (update + 1) / warmup) if warmup > 0 else 1.0
 
     # Evaluation
 
@@ -286,15 +290,41 @@ class ResdModule(LightningModule):
             "format": CHECKPOINT_FORMAT,
             "updates": self.trainer.global_step,
             "base": self.facts.architecture,
-            "lora": None if self.policy_config.lora is None else self.policy_config.lora.rank,
-            "teacher": self.teacher_config.kind,
+            "settings": self.settings_of_state(self.data),
             "policy": self.loaded_policy.state(),
             "context": self.context.state_dict(),
         }
 
+    def settings_of_state(self, data: RolloutDataModule) -> dict[str, object]:
+        """Return the settings that a checkpoint's state only fits with, by key."""
+        lora = self.policy_config.lora
+        return {
+            "model.policy.base": self.facts.architecture,
+            "model.policy.lora.rank": None if lora is None else lora.rank,
+            "model.policy.lora.alpha": None if lora is None else lora.alpha,
+            "model.policy.lora.target_modules": None if lora is None else lora.target_modules,
+            "model.teacher.kind": self.teacher_config.kind,
+            "model.context.scope": self.context_config.scope,
+            "data.batch_size": data.batch_size,
+            "data.inner_updates": data.inner_updates,
+        }
+
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Restore what `on_save_checkpoint` kept."""
+        """Restore what `on_save_checkpoint` kept, and let this run's optimizer settings win over the checkpoint's."""
+        self._use_own_optimizer_settings(checkpoint)
         state = cast("dict[str, object]", checkpoint["resd"])
         self._restored_updates = cast("int", state["updates"])
         self.loaded_policy.load_state(cast("dict[str, dict[str, Tensor]]", state["policy"]))
         self.context.load_state_dict(cast("dict[str, object]", state["context"]))
+
+    def _use_own_optimizer_settings(self, checkpoint: dict[str, object]) -> None:
+        """Rewrite the settings that Lightning is about to restore into optimizer and scheduler, moments untouched."""
+        config = self.optimizer_config
+        schedulers = cast("list[dict[str, object]]", checkpoint.get("lr_schedulers", []))
+        for scheduler in schedulers:
+            rate = config.learning_rate * self._warmup_factor(cast("int", scheduler["last_epoch"]))
+            scheduler["base_lrs"], scheduler["_last_lr"] = [config.learning_rate], [rate]
+            for optimizer in cast("list[dict[str, list[dict[str, object]]]]", checkpoint["optimizer_states"]):
+                for group in optimizer["param_groups"]:
+                    group |= {"lr": rate, "initial_lr": config.learning_rate}
+                    group |= {"weight_decay": config.weight_decay, "betas": config.betas}

@@ -59,8 +59,15 @@ class Example:
 
     @property
     def question(self) -> str:
-        """The last message's text: what teacher, reflector and curator prompts quote."""
+        """The last message's text: what the teacher's prompt enriches."""
         return self.messages[-1]["content"]
+
+    @property
+    def whole_question(self) -> str:
+        """The whole chat as one text, roles named where it has several messages: what reflectors and curators read."""
+        if len(self.messages) == 1:
+            return self.question
+        return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in self.messages)
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,11 @@ class Feedback:
     error: str = ""
 
     def __post_init__(self) -> None:
+        # A task's arithmetic may bring numpy's or torch's scalars, which neither JSON nor a checkpoint takes.
+        object.__setattr__(self, "reward", float(self.reward))
+        object.__setattr__(self, "tests_passed", tuple(bool(passed) for passed in self.tests_passed))
+        if not isinstance(self.text, str):
+            raise TypeError(f"Feedback.text must be a str, got {type(self.text).__name__}")
         if not 0.0 <= self.reward <= 1.0:
             raise ValueError(f"Feedback.reward must be in [0, 1], got {self.reward}")
 

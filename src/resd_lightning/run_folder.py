@@ -82,7 +82,16 @@ class RunFolder:
         """Delete everything a run has written here, and nothing else."""
         for path in (self.path / "checkpoints", self.path / "tensorboard"):
             shutil.rmtree(path, ignore_errors=True)
-        for path in (self.config, self.metrics, self.transcripts, self.predictions, self.summary, self.playbook):
+        own = (
+            self.config,
+            self.metrics,
+            self.transcripts,
+            self.predictions,
+            self.evaluations,
+            self.summary,
+            self.playbook,
+        )
+        for path in own:
             path.unlink(missing_ok=True)
 
 

@@ -38,7 +38,7 @@ class PromptStream:
         if len(set(ids)) < len(ids):
             repeated = next(example_id for example_id in ids if ids.count(example_id) > 1)
             raise ConfigError(f"data.task yields two training examples with the id {repeated!r}")
-        self._examples = tuple(examples)
+        self.examples = tuple(examples)
         self.batch_size = batch_size
         self.inner_updates = inner_updates
         full = len(examples) // batch_size
@@ -54,7 +54,7 @@ class PromptStream:
         if not 0 <= update < self.num_updates:
             raise IndexError(f"update {update} is outside the stream's {self.num_updates}")
         start = update // self.inner_updates * self.batch_size
-        return self._examples[start : start + self.batch_size]
+        return self.examples[start : start + self.batch_size]
 
     def is_new_batch(self, update: int) -> bool:
         """Whether this update is the first on its batch."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from resd_lightning.module import ResdModule
 
 PACKAGES = ("resd-lightning", "torch", "lightning", "transformers", "peft", "bitsandbytes")
-LOWER_IS_BETTER = ("train/loss", "train/grad_norm", "time/", "tokens/", "requests/")
+LOWER_IS_BETTER = ("train/loss", "train/grad_norm", "teacher/lag", "verify/")
+LOWER_IS_BETTER_ENDS = ("skipped", "truncated", "truncated_share", "prompt_too_long")
 SPENT = ("time/", "tokens/", "requests/")
 
 
@@ -32,6 +33,10 @@ def write_summary(folder: RunFolder, module: ResdModule) -> None:
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
     replace_text(folder.summary, json.dumps(facts | summarize(lines), indent=2, ensure_ascii=False) + "\n")
+
+
+def _is_better_low(name: str) -> bool:
+    return name.startswith(LOWER_IS_BETTER) or name.endswith(LOWER_IS_BETTER_ENDS) or "/problem/" in name
 
 
 def summarize(lines: Sequence[Mapping[str, object]]) -> dict[str, object]:
@@ -71,7 +76,7 @@ def summarize(lines: Sequence[Mapping[str, object]]) -> dict[str, object]:
             name: {
                 "first": values[0],
                 "last": values[-1],
-                "best": min(values) if name.startswith(LOWER_IS_BETTER) else max(values),
+                "best": (min if _is_better_low(name) else max)(values),
             }
             for name, values in sorted(series.items())
         },

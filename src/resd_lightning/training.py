@@ -11,6 +11,9 @@ from resd_lightning.config import ConfigError
 WHOLE_UPDATE = 2**30
 """More micro-batches than any update has: Lightning then steps once, at the epoch's last. A power of two is exact."""
 
+GRADIENT_CLIP_VAL = 1.0
+"""The paper's clip of the gradient norm; a default, which a trainer's own argument replaces."""
+
 REFUSED: Mapping[str, tuple[object, ...]] = {
     "max_steps": (-1,),
     "min_steps": (None,),
@@ -20,6 +23,7 @@ REFUSED: Mapping[str, tuple[object, ...]] = {
     "overfit_batches": (0.0, 0),
     "reload_dataloaders_every_n_epochs": (0,),
     "val_check_interval": (None, 1.0),
+    "inference_mode": (False,),
 }
 """Trainer arguments that would cut an update short, and the values that leave it whole."""
 
@@ -35,6 +39,7 @@ def derived_arguments(num_updates: int, inner_updates: int) -> dict[str, object]
         "accumulate_grad_batches": WHOLE_UPDATE,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,
+        "inference_mode": False,  # tensors made in inference mode can never enter a backward pass again
     }
 
 
@@ -79,6 +84,11 @@ def check_trainer(trainer: Trainer, num_updates: int, inner_updates: int) -> Non
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "num_sanity_val_steps": trainer.num_sanity_val_steps,
     }
+    if str(trainer.precision).endswith("-true") and not str(trainer.precision).startswith(("32", "64")):
+        raise ConfigError(
+            f"trainer.precision {trainer.precision} would round the trained weights, and their teacher's, to 16 bits: "
+            "use bf16-mixed, with model.policy.dtype bfloat16 for a small base"
+        )
     wanted = derived_arguments(num_updates, inner_updates)
     for key, value in found.items():
         if value != wanted[key]:

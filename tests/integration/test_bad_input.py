@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from resd_lightning import cli
 from resd_lightning.callbacks import CuratePlaybook
 from resd_lightning.cli import SAMPLING_KEYS, ResdCLI, main
+from resd_lightning.config import LoraSettings
 from resd_lightning.module import CHECKPOINT_FORMAT
 from resd_lightning.policy import load
 from resd_lightning.records import Example, Feedback, Message, Split
@@ -132,7 +133,7 @@ class Refusals:
 def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusals:
     """Returns what a refused command says; loading weights fails the test."""
 
-    def load_base(config: object) -> None:
+    def load_base(config: object, *device: object) -> None:
         pytest.fail("weights were loaded before the refusal")
 
     monkeypatch.setattr(load, "load_base", load_base)
@@ -293,24 +294,30 @@ def test_guided_json_without_xgrammar_is_refused(
 
 def write_checkpoint(path: Path, **changes: object) -> Path:
     """Write what a run of the tiny base leaves, as far as it is read before the weights."""
-    state = {
-        "format": CHECKPOINT_FORMAT,
-        "updates": 1,
-        "base": "llama 2x32 vocab 259",
-        "lora": 2,
-        "teacher": "ema",
+    settings = {
+        "model.policy.base": "llama 2x32 vocab 259",
+        "model.policy.lora.rank": 2,
+        "model.policy.lora.alpha": LoraSettings().alpha,
+        "model.policy.lora.target_modules": "all-linear",
+        "model.teacher.kind": "ema",
+        "model.context.scope": "global",
+        "data.batch_size": 2,
+        "data.inner_updates": 1,
     }
-    torch.save({"resd": state | changes, "config": {}}, path)
+    state = {"format": changes.pop("format", CHECKPOINT_FORMAT), "updates": 1, "settings": settings | changes}
+    torch.save({"resd": state, "config": {}}, path)
     return path
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"lora": 8}, "was saved with model.policy.lora.rank = 8, but this run has 2"),
-        ({"lora": None}, "was saved with model.policy.lora.rank = None, but this run has 2"),
-        ({"teacher": "live"}, "was saved with model.teacher.kind = live, but this run has ema"),
-        ({"base": "llama 4x64 vocab 259"}, "was saved with model.policy.base = llama 4x64 vocab 259, but this run has"),
+        ({"model.policy.lora.rank": 8}, "was saved with model.policy.lora.rank = 8, but this run has 2"),
+        ({"model.policy.lora.rank": None}, "was saved with model.policy.lora.rank = None, but this run has 2"),
+        ({"model.teacher.kind": "live"}, "was saved with model.teacher.kind = live, but this run has ema"),
+        ({"model.policy.base": "llama 4x64"}, "was saved with model.policy.base = llama 4x64, but this run has"),
+        ({"model.context.scope": "example"}, "was saved with model.context.scope = example, but this run has global"),
+        ({"data.batch_size": 5}, "was saved with data.batch_size = 5, but this run has"),
         ({"format": 999}, "has format 999, and this version reads"),
     ],
 )
@@ -328,7 +335,7 @@ def test_the_checkpoint_that_those_differ_from_is_accepted(
     class WeightsAreRead(Exception):
         pass
 
-    def load_base(config: object) -> None:
+    def load_base(config: object, *device: object) -> None:
         raise WeightsAreRead
 
     monkeypatch.setattr(load, "load_base", load_base)
@@ -412,7 +419,7 @@ def test_what_a_run_cannot_do_without_is_asked_for(tiny_base: Path, refusal: Ref
 
 def test_the_installed_program_refuses_in_the_same_way(tiny_base: Path, tmp_path: Path) -> None:
     refusals = {
-        "--model.distillation.alpha=2": "resd: error: distillation.alpha must be in [0, 1], got 2.0",
+        "--model.distillation.alpha=2": "resd: error: model.distillation.alpha must be in [0, 1], got 2.0",
         "--model.teacher.kynd=ema": "error: unrecognized arguments: --model.teacher.kynd=ema",
     }
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
@@ -463,3 +470,54 @@ def test_a_batch_of_prompts_that_are_all_too_long_is_an_update_without_a_loss(ti
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     (update,) = [line for line in lines if "rollout/skipped" in line]
     assert (update["rollout/skipped"], update["train/loss"]) == (2.0, 0.0)
+
+
+# Resuming
+
+
+def lines_of(run_dir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_options_given_when_resuming_win_over_the_checkpoints(tiny_base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    warm = "--model.optimizer.warmup_updates=0"
+    assert run(fit(tiny_base, folder, warm, "--model.optimizer.learning_rate=0.01", "--data.max_batches=1")) == 0
+    resumed = fit(tiny_base, folder, warm, "--ckpt_path=last", "--model.optimizer.learning_rate=0.002")
+    assert run([*resumed, "--model.optimizer.weight_decay=0.5"]) == 0
+    rates = [line["train/learning_rate"] for line in lines_of(folder) if "train/learning_rate" in line]
+    assert rates == [0.01, 0.002]
+    groups = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.5]
+
+
+def test_a_runs_config_leaves_out_what_belongs_to_one_call(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run(fit(tiny_base, folder, "--overwrite=true")) == 0
+    assert "overwrite" not in (folder / "config.yaml").read_text()
+    assert run(["fit", f"--config={folder / 'config.yaml'}"]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert len(lines_of(folder)) > 2
+
+
+def test_a_failed_resume_leaves_the_runs_config_alone(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run(fit(tiny_base, folder)) == 0
+    before = (folder / "config.yaml").read_text()
+    assert run(fit(tiny_base, folder, "--ckpt_path=last", "--model.context.scope=example")) == 2
+    assert "was saved with model.context.scope = global, but this run has example" in capsys.readouterr().err
+    assert (folder / "config.yaml").read_text() == before
+
+
+def test_another_runs_checkpoint_does_not_overwrite_this_run(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "other"):
+        assert run(fit(tiny_base, tmp_path / name, "--data.max_batches=1")) == 0
+    foreign = tmp_path / "other" / "checkpoints" / "last.ckpt"
+    assert run(fit(tiny_base, tmp_path / "one", f"--ckpt_path={foreign}")) == 2
+    assert "holds a run already" in capsys.readouterr().err

@@ -59,11 +59,13 @@ def run(command: list[str], log: Path) -> None:
     assert start(command, log).wait(timeout=200) == 0, log.read_text()[-4000:]
 
 
-def kill_after(process: subprocess.Popen[bytes], path: Path, lines: int, delay_s: float) -> None:
-    """Kill a run `delay_s` after its metrics have grown to `lines`; a run that has ended by then stays ended."""
+def kill_after(process: subprocess.Popen[bytes], run_dir: Path, lines: int, delay_s: float) -> None:
+    """Kill a run `delay_s` after it has a checkpoint and `lines` of metrics; a run that has ended stays ended."""
     deadline = time.monotonic() + 200
     while process.poll() is None and time.monotonic() < deadline:
-        if path.exists() and len(path.read_text().splitlines()) >= lines:
+        has_checkpoint = (run_dir / "checkpoints" / "last.ckpt").exists()
+        written = (run_dir / "metrics.jsonl").read_text() if (run_dir / "metrics.jsonl").exists() else ""
+        if has_checkpoint and len(written.splitlines()) >= lines:
             time.sleep(delay_s)
             break
         time.sleep(0.005)
@@ -106,11 +108,10 @@ def test_a_killed_run_resumes_to_the_bit(quantization: str, tmp_path: Path) -> N
 
     moments = random.Random(quantization)
     resume: list[str] = []
-    for lines in (1, 4, 7):
+    for lines, longest_s in ((0, 0.0), (2, 0.4), (6, 0.4)):  # the first falls into the first validation
         process = start([*arguments(base, killed, quantization), *resume], tmp_path / "killed.log")
-        kill_after(process, killed / "metrics.jsonl", lines, delay_s=moments.uniform(0.0, 0.4))
-        has_checkpoint = (killed / "checkpoints" / "last.ckpt").exists()
-        resume = ["--ckpt_path=last"] if has_checkpoint else ["--overwrite=true"]
+        kill_after(process, killed, lines, delay_s=moments.uniform(0.0, longest_s))
+        resume = ["--ckpt_path=last"]
     run([*arguments(base, killed, quantization), *resume], tmp_path / "killed.log")
 
     one, other = (

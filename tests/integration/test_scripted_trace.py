@@ -354,7 +354,9 @@ def test_a_later_failure_reads_the_buffers_solution_instead_of_its_feedback(trac
 def test_thinking_is_stripped_from_trials_and_own_solutions(trace: Run) -> None:
     trial = trace.moments[0].record.teacher_prompts[2].messages[-1]["content"]
     own = trace.moments[1].record.teacher_prompts[0].messages[-1]["content"]
-    assert "which was wrong:\n\n5\n\nWhat the environment said about the earlier response:\n\n5 is wrong." in trial
+    assert (
+        "which was wrong:\n\n5\n\nWhat the environment said about an earlier, wrong response:\n\n5 is wrong." in trial
+    )
     assert "response to this question:\n\n2\n\nNow answer" in own
     assert "think" not in trial + own
     assert "Right." not in own

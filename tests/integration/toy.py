@@ -241,7 +241,6 @@ class Toy:
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            inference_mode=False,
             gradient_clip_val=1.0,
             callbacks=[*(callback() for callback in self.callbacks), *self.observers, recorder],
             **derived_arguments(data.num_updates, data.inner_updates),

@@ -46,7 +46,7 @@ class CuratePlaybook(AlgorithmCallback):
             (
                 index,
                 Sections(
-                    question=record.rollouts[index].example.question,
+                    question=record.rollouts[index].example.whole_question,
                     entries=context.playbook(example_id).entries,
                     reflection=record.rollouts[index].reflection,
                 ),

@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from resd_lightning.run_folder import RunFolder
+from resd_lightning.run_folder import RunFolder, replace_text
 
 if TYPE_CHECKING:
     from resd_lightning.module import ResdModule
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class KeepCheckpoints(Checkpoint):
     """Saves `checkpoints/last.ckpt` after each update, and `checkpoints/update-N` at each validation.
 
-    Both appear in one step: a kill in the middle of saving leaves the previous ones whole. Lightning runs checkpoint
+    All appear in one step: a kill in the middle of saving leaves the previous ones whole. Lightning runs checkpoint
     callbacks last, so the state has the teacher's step in it.
 
     Args:
@@ -36,7 +37,13 @@ class KeepCheckpoints(Checkpoint):
         checkpoint["config"] = self._config
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the start, so that a run killed in its first update resumes too."""
+        """Write the configuration, now that all it asks for has been built, and save the start.
+
+        The start is a checkpoint too, so that a run killed in its first update resumes.
+        """
+        if trainer.is_global_zero:
+            self._folder.path.mkdir(parents=True, exist_ok=True)
+            replace_text(self._folder.config, yaml.safe_dump(self._config, sort_keys=False, allow_unicode=True))
         if trainer.global_step == 0:
             self._save_last(trainer)
 
@@ -45,17 +52,19 @@ class KeepCheckpoints(Checkpoint):
         self._save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the validated student: an adapter is small, so each is kept; whole models are not."""
+        """Keep the validated student and its playbook: adapters are small and all kept, of whole models the latest."""
         module: ResdModule = pl_module  # type: ignore[assignment]
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
-        if module.loaded_policy.has_adapters:
-            target = self._folder.student(trainer.global_step)
-            scratch = target.with_name(f".{target.name}.new")
-            shutil.rmtree(scratch, ignore_errors=True)
-            module.loaded_policy.save_pretrained(scratch)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(scratch, target)
+        target = self._folder.student(trainer.global_step)
+        scratch = target.with_name(f".{target.name}.new")
+        shutil.rmtree(scratch, ignore_errors=True)
+        module.loaded_policy.save_pretrained(scratch)
+        replace_text(scratch / "playbook.json", module.context.to_json())
+        earlier = [] if module.loaded_policy.has_adapters else self._folder.students()
+        for folder in {target, *earlier}:
+            shutil.rmtree(folder, ignore_errors=True)
+        os.replace(scratch, target)
 
     def _save_last(self, trainer: Trainer) -> None:
         last = self._folder.last_checkpoint

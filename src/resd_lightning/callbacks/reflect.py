@@ -33,7 +33,7 @@ class ReflectOnFailures(AlgorithmCallback):
             (
                 index,
                 Sections(
-                    question=rollout.example.question,
+                    question=rollout.example.whole_question,
                     entries=module.context.playbook(rollout.example.id).entries,
                     trial=strip_thinking(rollout.completion.text),
                     feedback=rollout.feedback.text,

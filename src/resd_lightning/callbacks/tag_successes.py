@@ -32,7 +32,7 @@ class TagSuccesses(AlgorithmCallback):
             (
                 index,
                 Sections(
-                    question=rollout.example.question,
+                    question=rollout.example.whole_question,
                     entries=module.context.playbook(rollout.example.id).entries,
                     solution=strip_thinking(rollout.completion.text),
                 ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -36,10 +35,7 @@ class WriteTranscripts(Callback):
         if record is None or not trainer.is_global_zero:
             return
         append_lines(self._folder.transcripts, transcript_lines(record, module))
-        playbooks = {key: playbook.to_dict() for key, playbook in module.context.playbooks.items()}
-        # A run with global scope has one playbook, and its file is that playbook as people edit it.
-        shown = playbooks.get("", playbooks)
-        replace_text(self._folder.playbook, json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
+        replace_text(self._folder.playbook, module.context.to_json())
 
 
 def transcript_lines(record: UpdateRecord, module: ResdModule) -> list[Line]:

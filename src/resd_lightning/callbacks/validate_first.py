@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from resd_lightning.run_folder import RunFolder, read_lines
+
 
 class ValidateFirst(Callback):
-    """Runs the whole validation once before training; a resumed run doesn't repeat it."""
+    """Runs the whole validation once before the first update; a run resumed after it doesn't repeat it.
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validate the untrained student, with its numbers logged at 0 updates."""
-        if trainer.ckpt_path is not None:  # the first checkpoint is saved after this validation
+    Args:
+        folder: The run's folder, whose metrics tell whether the validation is done.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate the untrained student, with its numbers logged at 0 updates.
+
+        The checkpoint of the start is saved before this, so a run killed in a long first validation resumes.
+        """
+        if trainer.global_step > 0:
+            return
+        is_done = any(line["phase"] == "val" for line in read_lines(self._folder.metrics))
+        if trainer.strategy.broadcast(is_done):
             return
         trainer.validating = True  # the loop logs by the trainer's stage
         trainer.fit_loop.epoch_loop.val_loop.run()

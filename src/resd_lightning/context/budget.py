@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from resd_lightning.context.prompts import Sections
 
@@ -25,16 +26,21 @@ def fit(sections: Sections, count_tokens: Callable[[Sections], int], limit: int)
     worst_first = sorted(sections.entries, key=lambda entry: (entry.utility, entry.last_step))
     lines = sections.feedback.splitlines()
 
-    def without_worst(dropped: int) -> Sections:
+    def without_worst(base: Sections, dropped: int) -> Sections:
         gone = {entry.id for entry in worst_first[:dropped]}
-        return replace(sections, entries=tuple(entry for entry in sections.entries if entry.id not in gone))
+        return replace(base, entries=tuple(entry for entry in sections.entries if entry.id not in gone))
 
-    bare = replace(sections, entries=(), trial="")
+    without_trial = replace(sections, trial="")
 
     def without_oldest(dropped: int) -> Sections:
-        return replace(bare, feedback="\n".join(lines[dropped:]))
+        return replace(without_trial, entries=(), feedback="\n".join(lines[dropped:]))
 
-    for version, parts in ((without_worst, len(worst_first)), (lambda _: bare, 0), (without_oldest, len(lines))):
+    # Where dropping the trial makes room, the entries come back as far as it reaches.
+    for version, parts in (
+        (partial(without_worst, sections), len(worst_first)),
+        (partial(without_worst, without_trial), len(worst_first)),
+        (without_oldest, len(lines)),
+    ):
         if count_tokens(version(parts)) <= limit:
             return _least_dropped(version, parts, count_tokens, limit)
     return None

@@ -86,8 +86,13 @@ class PromptTemplates:
         return self._environment.get_template(f"{name}.jinja").render(vars(sections)).strip()
 
     def messages(self, name: TemplateName, chat: Sequence[Message], sections: Sections) -> tuple[Message, ...]:
-        """Return the example's chat with its last message replaced by the rendered prompt."""
-        return (*chat[:-1], Message(role=chat[-1]["role"], content=self.render(name, sections)))
+        """Return the chat to ask.
+
+        The teacher reads the example's own chat, its last message enriched. Reflector, tagger and curator get one
+        message: under a task's system prompt they would answer in the task's format.
+        """
+        before = chat[:-1] if name == "teacher" else ()
+        return (*before, Message(role="user", content=self.render(name, sections)))
 
     def _try_all(self) -> None:
         entry = PlaybookEntry("e00001", SECTIONS[0], "lesson", helpful=1)

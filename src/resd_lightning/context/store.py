@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Literal, cast
 
@@ -91,6 +92,12 @@ class ContextStore:
         for key, playbook in sorted(self._playbooks.items()):
             digest.update(f"{key}={playbook.fingerprint()};".encode())
         return digest.hexdigest()
+
+    def to_json(self) -> str:
+        """Return the playbook for people to read and edit; with one per example, all of them by example."""
+        playbooks = {key: playbook.to_dict() for key, playbook in self._playbooks.items()}
+        shown = playbooks.get(GLOBAL, Playbook().to_dict()) if self.scope == "global" else playbooks
+        return json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
 
     def state_dict(self) -> dict[str, object]:
         """Return the context as plain dicts, lists, texts and numbers."""

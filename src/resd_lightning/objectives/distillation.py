@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from resd_lightning.config import DistillationConfig
+from resd_lightning.config import ConfigError, DistillationConfig
 from resd_lightning.distill.align import empty_batch, make_batch, response_logits
 from resd_lightning.distill.divergence import check_divergence_settings, distillation_loss
 from resd_lightning.distill.weights import success_rate_weights
@@ -23,23 +23,26 @@ class DistillationObjective:
         config: Divergence, top-k, clipping, reduction and success weights.
 
     Raises:
-        ValueError: A setting is out of range; the text names its key.
+        ConfigError: A setting is out of range; the text names its key.
     """
 
     def __init__(self, config: DistillationConfig) -> None:
-        check_divergence_settings(config.alpha, config.top_k, config.tail, config.clip_min, config.clip_max)
         self.config = config
+        self.check_vocabulary(None)
 
-    def check_vocabulary(self, vocab_size: int) -> None:
-        """Refuse a top-k that the model's vocabulary can't fill.
+    def check_vocabulary(self, vocab_size: int | None) -> None:
+        """Refuse settings out of range, and a top-k that the model's vocabulary can't fill where its size is known.
 
         Raises:
-            ValueError: `top_k` is above `vocab_size`.
+            ConfigError: The text names the key.
         """
         config = self.config
-        check_divergence_settings(
-            config.alpha, config.top_k, config.tail, config.clip_min, config.clip_max, vocab_size=vocab_size
-        )
+        try:
+            check_divergence_settings(
+                config.alpha, config.top_k, config.tail, config.clip_min, config.clip_max, vocab_size=vocab_size
+            )
+        except ValueError as error:
+            raise ConfigError(f"model.{error}") from error
 
     def coefficients(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt]) -> Float[Tensor, " rollout"]:
         """Return each rollout's factor on the sum of its token losses, so that the sum over rollouts is the loss.

@@ -41,8 +41,8 @@ class ExponentialMovingAverage:
         self._write_teacher()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the fp32 average by name, detached copies on their device."""
-        return {name: tensor.detach().clone() for name, tensor in self._average.items()}
+        """Return the fp32 average by name, detached and not copied."""
+        return {name: tensor.detach() for name, tensor in self._average.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Weights) -> None:

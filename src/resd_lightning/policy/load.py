@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -22,6 +23,7 @@ from resd_lightning.policy.views import Policy
 
 logger = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -97,8 +99,8 @@ def _unreadable(base: str, what: str, error: Exception) -> ConfigError:
     return ConfigError(f"model.policy.base {base!r}: {where} has no readable {what}: {reason}")
 
 
-def load_base(config: PolicyConfig) -> PreTrainedModel:
-    """Return the base model as `config` stores it: NF4, bf16 or fp32, in train mode.
+def load_base(config: PolicyConfig, device: torch.device = CPU) -> PreTrainedModel:
+    """Return the base model as `config` stores it: NF4 on `device`, else bf16 or fp32 on the CPU, in train mode.
 
     Raises:
         ConfigError: Its weights can't be read, or the attention or quantization asked for isn't there.
@@ -118,6 +120,8 @@ def load_base(config: PolicyConfig) -> PreTrainedModel:
             dtype=dtype,
             quantization_config=quantization,
             attn_implementation=config.attention,
+            # 4-bit weights are packed where they are loaded: on the trainer's device, not on whatever GPU is visible.
+            device_map=None if quantization is None else {"": device},
         )
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(
@@ -128,8 +132,10 @@ def load_base(config: PolicyConfig) -> PreTrainedModel:
         keep_gradients_exact(model)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.generation_config.do_sample = False  # the engine samples by itself, from seeded noise
-    model.generation_config.temperature = model.generation_config.top_p = model.generation_config.top_k = None
+    # The engine samples by itself. What a base recommends for generation (a repetition penalty, say) would make
+    # rollouts another distribution than the one that is trained, and `generate` merges it into every call.
+    shipped = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=shipped.eos_token_id, bos_token_id=shipped.bos_token_id)
     return model.train()
 
 
@@ -146,7 +152,9 @@ def keep_gradients_exact(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def load_policy(config: PolicyConfig, teacher: TeacherConfig, tokenizer: PreTrainedTokenizerBase) -> Policy:
+def load_policy(
+    config: PolicyConfig, teacher: TeacherConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device = CPU
+) -> Policy:
     """Return student and teacher on one loaded base."""
     logger.info("loading %s (%s, quantization %s)", config.base, config.dtype, config.quantization)
-    return Policy(load_base(config), tokenizer, lora=config.lora, teacher=teacher)
+    return Policy(load_base(config, device), tokenizer, lora=config.lora, teacher=teacher)

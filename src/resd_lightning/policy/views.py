@@ -100,13 +100,11 @@ class Policy(nn.Module):
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Return what training changes, for a checkpoint: student weights, and the teacher's in fp32."""
-        state: dict[str, dict[str, Tensor]] = {
-            STUDENT: {name: tensor.detach().clone() for name, tensor in self.student_weights().items()}
-        }
+        state: dict[str, dict[str, Tensor]] = {STUDENT: _on_cpu(self.student_weights())}
         if self.teacher_config.kind == "ema":
-            state[TEACHER] = self.ema.state_dict()
+            state[TEACHER] = _on_cpu(self.ema.state_dict())
         elif self.teacher_config.kind != "live":
-            state[TEACHER] = {name: tensor.detach().clone() for name, tensor in self.teacher_weights().items()}
+            state[TEACHER] = _on_cpu(self.teacher_weights())
         return state
 
     @torch.no_grad()
@@ -216,6 +214,14 @@ def _with_two_adapters(base: PreTrainedModel, lora: LoraSettings) -> PeftModel:
     return model
 
 
+def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
+
+
 def _adapter_weights(model: nn.Module, adapter: View) -> dict[str, Tensor]:
-    marker = f".{adapter}."
-    return {n.replace(marker, "."): p for n, p in model.named_parameters() if marker in n and "lora_" in n}
+    weights: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")  # on embeddings the adapter's name comes last, on linear layers before `weight`
+        if adapter in parts and any(part.startswith("lora_") for part in parts):
+            weights[".".join(part for part in parts if part != adapter)] = parameter
+    return weights

@@ -22,3 +22,13 @@ def spread(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]
     shares: list[list[Result]] = [[] for _ in range(world)]
     dist.all_gather_object(shares, work(items[dist.get_rank() :: world]))
     return [shares[i % world][i // world] for i in range(len(items))]
+
+
+def require_same(value: str, what: str) -> None:
+    """Raise `RuntimeError` unless every process of the run holds the same value; all must call it together."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    values: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    if len(set(values)) > 1:
+        raise RuntimeError(f"{what} differ between processes: {values}")

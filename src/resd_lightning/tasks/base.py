@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 from resd_lightning.records import Example, Feedback, Split
 
@@ -27,9 +28,11 @@ class Task(ABC):
     def verify(self, example: Example, response: str) -> Feedback:
         """Judge one response; called in worker threads or processes, so it must not share state between calls."""
 
-    def is_true(self, lesson: str) -> bool | None:
-        """Whether a playbook entry's text is true, where the task can tell; None where it can't, as by default.
 
-        Only metrics read it: a run logs `playbook/true_share` from it.
-        """
-        return None
+@runtime_checkable
+class JudgesLessons(Protocol):
+    """A task that can tell whether a lesson is true; a run on one logs `playbook/true_share`."""
+
+    def is_true(self, lesson: str) -> bool | None:
+        """Whether a playbook entry's text is true; None where the task can't tell. Only metrics read it."""
+        ...

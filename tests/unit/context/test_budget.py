@@ -58,10 +58,13 @@ def test_lessons_of_low_utility_go_first_and_no_more_than_needed(limit: int, kep
     assert fitted == replace(FULL, entries=fitted.entries)
 
 
-def test_then_the_trial_goes_whole() -> None:
-    bare = replace(FULL, entries=(), trial="")
-    assert fit(FULL, length, 50) == bare
-    assert fit(FULL, length, 41) == bare
+def test_then_the_trial_goes_whole_and_entries_come_back_into_its_room() -> None:
+    without_trial = replace(FULL, trial="")
+    best = FULL.entries[0]
+    assert fit(FULL, length, 50) == replace(without_trial, entries=(best,))
+    assert fit(FULL, length, 46) == replace(without_trial, entries=(best,))
+    assert fit(FULL, length, 45) == replace(without_trial, entries=())
+    assert fit(FULL, length, 41) == replace(without_trial, entries=())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import yaml
 from jsonargparse import ArgumentParser
 
 from resd_lightning.tasks.manufactoria import ManufactoriaTask
@@ -222,9 +223,9 @@ def test_bad_argument_is_refused_by_name(arguments, words):
 def test_shipped_config_names_the_task_and_the_docstring_explains_every_argument():
     path = Path(__file__).resolve().parents[3] / "configs" / "task" / "manufactoria.yaml"
     parser = ArgumentParser()
-    parser.add_argument("--config", action="config")
-    parser.add_subclass_arguments(ManufactoriaTask, "data.task")
-    task = parser.parse_args([f"--config={path}", "--data.task.init_args.train_size=3"]).data.task
+    parser.add_subclass_arguments(ManufactoriaTask, "task")
+    class_path = yaml.safe_load(path.read_text())["data"]["task"]["class_path"]
+    task = parser.parse_args([f"--task={class_path}", "--task.init_args.train_size=3"]).task
     assert task.class_path.endswith(".ManufactoriaTask")
     assert len(ManufactoriaTask(**task.init_args.as_dict()).examples("train")) == 3
     documented = ManufactoriaTask.__doc__ or ""
