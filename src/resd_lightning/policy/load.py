@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -25,15 +24,6 @@ logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-MICRO_LM = "micro-lm"
-"""Name of the model that comes with the package."""
-
-
-def locate_base(base: str) -> str:
-    """Return where transformers finds a base: its name or folder as it is, or the package's own micro-lm."""
-    return str(files("resd_lightning.micro") / "model") if base == MICRO_LM else base
 
 
 @dataclass(frozen=True)
@@ -58,7 +48,7 @@ def load_tokenizer(config: PolicyConfig) -> PreTrainedTokenizerBase:
         ConfigError: The base can't be read, or has no chat template and none is configured.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(locate_base(config.base))
+        tokenizer = AutoTokenizer.from_pretrained(config.base)
     except (OSError, ValueError) as error:
         raise _unreadable(config.base, "tokenizer", error) from error
     if config.chat_template is not None:
@@ -86,7 +76,7 @@ def read_base_facts(config: PolicyConfig) -> BaseFacts:
         ConfigError: The base can't be read.
     """
     try:
-        base = AutoConfig.from_pretrained(locate_base(config.base)).get_text_config()
+        base = AutoConfig.from_pretrained(config.base).get_text_config()
     except (OSError, ValueError) as error:
         raise _unreadable(config.base, "config", error) from error
     sizes = f"{base.model_type} {base.num_hidden_layers}x{base.hidden_size} vocab {base.vocab_size}"
@@ -94,7 +84,7 @@ def read_base_facts(config: PolicyConfig) -> BaseFacts:
 
 
 def _unreadable(base: str, what: str, error: Exception) -> ConfigError:
-    where = "the folder" if Path(locate_base(base)).is_dir() else "there is no such folder, and the hub's model"
+    where = "the folder" if Path(base).is_dir() else "there is no such folder, and the hub's model"
     reason = " ".join(str(error).split())
     return ConfigError(f"model.policy.base {base!r}: {where} has no readable {what}: {reason}")
 
@@ -116,7 +106,7 @@ def load_base(config: PolicyConfig, device: torch.device = CPU) -> PreTrainedMod
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            locate_base(config.base),
+            config.base,
             dtype=dtype,
             quantization_config=quantization,
             attn_implementation=config.attention,
