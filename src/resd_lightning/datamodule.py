@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from resd_lightning.algorithm import algorithm_callbacks
 from resd_lightning.config import Author, ConfigError, SamplingConfig, require
 from resd_lightning.costs import Costs
+from resd_lightning.measure import measure_context, measure_rollouts
 from resd_lightning.records import (
     Completion,
     DistillBatch,
@@ -30,7 +31,7 @@ from resd_lightning.rollout.chat import encode_prompt
 from resd_lightning.rollout.engine import Engine, GenerationRequest, Schema
 from resd_lightning.rollout.hf import HFEngine
 from resd_lightning.stream import PromptStream
-from resd_lightning.tasks.base import JudgesLessons, Task
+from resd_lightning.tasks.base import Task
 from resd_lightning.tasks.verification import Verifier
 from resd_lightning.training import check_trainer
 
@@ -240,7 +241,7 @@ class RolloutDataModule(LightningDataModule):
         examples = self.stream.batch(number)
         rollouts = self.roll_out(examples, number, Purpose.ROLLOUT)  # Alg. 1 lines 3 and 4
         record = self.record = UpdateRecord(number, rollouts, {})
-        self._measure_rollouts(record, len(examples) * self.rollouts_per_prompt)
+        measure_rollouts(record, len(examples) * self.rollouts_per_prompt)
         module.context.begin_update(
             (example.id for example in examples), keep_solutions=module.context_config.keep_solutions
         )
@@ -250,7 +251,7 @@ class RolloutDataModule(LightningDataModule):
             record.teacher_prompts = module.build_teacher_prompts(record)  # lines 14 and 15
         module.context.seal()
         require_same(module.context.fingerprint(), f"the playbooks of update {number}")
-        self._measure_context(record)
+        measure_context(record, module.context, self.task)
         torch.manual_seed(GenerationRequest(Purpose.ROLLOUT, number, "dropout", 0, ()).seed(self.seed))
         yield from module.objective.micro_batches(  # lines 17 and 18 are the module's training_step
             record.rollouts,
@@ -320,43 +321,6 @@ class RolloutDataModule(LightningDataModule):
             )
         self.costs.count(purpose, completions)
         return completions
-
-    def _measure_rollouts(self, record: UpdateRecord, num_requested: int) -> None:
-        rollouts = record.rollouts
-        shown = max(len(rollouts), 1)
-        lengths = [len(rollout.completion.token_ids) for rollout in rollouts]
-        record.metrics |= {
-            "train/per_task": sum(rollout.is_success for rollout in rollouts) / shown,
-            "train/per_test": sum(rollout.feedback.share_passed for rollout in rollouts) / shown,
-            "rollout/response_tokens": sum(lengths) / shown,
-            "rollout/truncated_share": sum(rollout.completion.is_truncated for rollout in rollouts) / shown,
-            "rollout/skipped": float(num_requested - len(rollouts)),
-        }
-        for rollout in rollouts:
-            if rollout.feedback.error:
-                record.count(f"verify/{rollout.feedback.error}")
-
-    def _measure_context(self, record: UpdateRecord) -> None:
-        shown = max(len(record.rollouts), 1)
-        context = self.module.context
-        record.metrics |= {
-            "playbook/size": float(context.num_entries),
-            "solutions/size": float(context.num_solutions),
-            "teacher/enriched_share": sum(prompt.is_enriched for prompt in record.teacher_prompts) / shown,
-            "teacher/prompt_tokens": sum(len(prompt.token_ids) for prompt in record.teacher_prompts) / shown,
-            "teacher/skipped": float(sum(prompt.is_skipped for prompt in record.teacher_prompts)),
-        }
-        judged = [
-            is_true
-            for playbook in context.playbooks.values()
-            for entry in playbook.entries
-            if isinstance(self.task, JudgesLessons) and (is_true := self.task.is_true(entry.text)) is not None
-        ]
-        if judged:
-            record.metrics["playbook/true_share"] = sum(judged) / len(judged)
-        for section in ("playbook", "reflection", "trial", "feedback", "solution"):
-            held = sum(section in prompt.sections for prompt in record.teacher_prompts)
-            record.metrics[f"teacher/{section}_share"] = held / shown
 
 
 class RolloutLoader:

@@ -27,7 +27,7 @@ LAYERS = (
         "run_folder",
         "summary",
     },
-    {"algorithm", "training"},
+    {"algorithm", "training", "measure"},
     {"module", "datamodule"},
     {"callbacks"},
     {"cli", "checkpoint", "export", "show"},
