@@ -106,6 +106,16 @@ def test_a_killed_run_resumes_to_the_bit(quantization: str, tmp_path: Path) -> N
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(arguments(base, whole, quantization), tmp_path / "whole.log")
 
+    # `resd validate` repeats the run's last validation: weights, context and noise all come from the checkpoint.
+    config = f"--config={whole / 'config.yaml'}"
+    run([sys.executable, "-m", "resd_lightning", "validate", config, "--ckpt_path=last"], tmp_path / "validate.log")
+    last = [line for line in jsonl(whole / "metrics.jsonl") if line["phase"] == "val"][-1]
+    repeated = jsonl(whole / "evaluations.jsonl")[-1]
+    assert repeated["updates_done"] == last["updates_done"] == 6
+    scores = {key: value for key, value in last.items() if key.startswith("val/")}
+    assert {key: repeated[key] for key in scores} == scores
+    assert 0 < scores["val/per_test/mean@2"] < 1
+
     moments = random.Random(quantization)
     resume: list[str] = []
     for lines, longest_s in ((0, 0.0), (2, 0.4), (6, 0.4)):  # the first falls into the first validation
