@@ -30,7 +30,7 @@ from resd_lightning.rollout.across_ranks import require_same, spread
 from resd_lightning.rollout.chat import encode_prompt
 from resd_lightning.rollout.engine import Engine, GenerationRequest, Schema
 from resd_lightning.rollout.hf import HFEngine
-from resd_lightning.stream import PromptStream
+from resd_lightning.stream import PromptStream, require_unique_ids
 from resd_lightning.tasks.base import Task
 from resd_lightning.tasks.verification import Verifier
 from resd_lightning.training import check_trainer
@@ -159,10 +159,7 @@ class RolloutDataModule(LightningDataModule):
         evaluated = self.task.examples(splits[stage])
         if not evaluated:
             raise ConfigError(f"data.task yields no examples for the split {splits[stage]!r}")
-        ids = [example.id for example in evaluated]
-        if len(set(ids)) < len(ids):
-            repeated = next(example_id for example_id in ids if ids.count(example_id) > 1)
-            raise ConfigError(f"data.task yields two {splits[stage]} examples with the id {repeated!r}")
+        require_unique_ids(evaluated, splits[stage])
         self._check_chats([*evaluated, *(self.stream.examples if stage == "fit" else ())])
 
     def _check_chats(self, examples: Sequence[Example]) -> None:

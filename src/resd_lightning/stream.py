@@ -34,10 +34,7 @@ class PromptStream:
                 f"data.batch_size is {batch_size}, but data.task yields {len(examples)} training examples: "
                 "not one full batch"
             )
-        ids = [example.id for example in examples]
-        if len(set(ids)) < len(ids):
-            repeated = next(example_id for example_id in ids if ids.count(example_id) > 1)
-            raise ConfigError(f"data.task yields two training examples with the id {repeated!r}")
+        require_unique_ids(examples, "training")
         self.examples = tuple(examples)
         self.batch_size = batch_size
         self.inner_updates = inner_updates
@@ -59,3 +56,17 @@ class PromptStream:
     def is_new_batch(self, update: int) -> bool:
         """Whether this update is the first on its batch."""
         return update % self.inner_updates == 0
+
+
+def require_unique_ids(examples: Sequence[Example], what: str) -> None:
+    """Raise `ConfigError` if two examples share an id, which would give them one seed and one score.
+
+    Args:
+        examples: A split.
+        what: The split's name, for the message.
+    """
+    seen: set[str] = set()
+    for example in examples:
+        if example.id in seen:
+            raise ConfigError(f"data.task yields two {what} examples with the id {example.id!r}")
+        seen.add(example.id)
