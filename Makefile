@@ -13,27 +13,21 @@ ARGS ?=
 # Threads that wait for each other asleep: spinning, they slow a run down fifty-fold where something else uses a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-MODEL := models/smollm2-135m-instruct
 RUN ?= runs/quickstart
-CONFIGS := --config configs/model/smollm2_nf4.yaml --config configs/task/manufactoria.yaml \
-	--config configs/method/resd.yaml --config configs/trainer/cpu.yaml --config configs/quickstart.yaml
-# One update on one batch, and few tokens: every command, and no patience.
-REDUCED := --data.max_batches 1 --data.inner_updates 1 --data.batch_size 2 --data.validation_samples 2 \
-	--data.rollout.max_new_tokens 24 --data.validation.max_new_tokens 24 \
-	--model.context.reflect.max_new_tokens 64 --model.context.curate.max_new_tokens 64
 
 INSTALLED := $(VENV)/.resd-installed
 RESD := $(VENV)/bin/resd
 
 .DEFAULT_GOAL := help
-.PHONY: help env model quickstart quickstart-ci test test-all lint format clean
+.PHONY: help env quickstart quickstart-ci smollm2 test test-all lint format clean
 
 help:
-	@echo "make quickstart     a small run on a CPU: environment, model, training, results"
+	@echo "make quickstart     RESD learns the micro-world in two minutes on a CPU: environment, training, results"
+	@echo "make smollm2        two updates of a real model on Manufactoria, in eight minutes on a CPU"
 	@echo "make test           the tests; test-all has the slow ones too"
 	@echo "make lint           ruff and mypy; format rewrites"
-	@echo "make env, model     the environment alone; the quickstart's model alone"
-	@echo "make quickstart-ci  every command of resd once, in about a minute"
+	@echo "make env            the environment alone"
+	@echo "make quickstart-ci  a smaller world, checked to be learned; then every command of resd once"
 
 env: $(INSTALLED)
 
@@ -46,23 +40,31 @@ $(INSTALLED): pyproject.toml
 	$(VENV)/bin/python -m pip install -e '.[dev]'
 	@touch $@
 
-model: $(MODEL)/config.json
-
-$(MODEL)/config.json: | $(INSTALLED)
-	$(VENV)/bin/python scripts/fetch_smollm2.py --out $(MODEL)
-
-quickstart: $(INSTALLED) model
-	$(RESD) fit $(CONFIGS) --run_dir $(RUN) --overwrite true $(ARGS)
+quickstart: $(INSTALLED)
+	$(RESD) fit --config configs/quickstart.yaml --run_dir $(RUN) --overwrite true $(ARGS)
 	$(RESD) show $(RUN)
 
 quickstart-ci: RUN := runs/quickstart-ci
-quickstart-ci: $(INSTALLED) model
-	$(RESD) fit $(CONFIGS) --run_dir $(RUN) --overwrite true $(REDUCED) $(ARGS)
+quickstart-ci: $(INSTALLED)
+	$(RESD) fit --config configs/quickstart.yaml --config configs/quickstart_ci.yaml --run_dir $(RUN) \
+		--overwrite true $(ARGS)
 	$(RESD) show $(RUN)
+	$(VENV)/bin/python scripts/check_learned.py $(RUN)
 	$(RESD) validate --config $(RUN)/config.yaml --ckpt_path last
 	$(RESD) predict --config $(RUN)/config.yaml --ckpt_path last
 	rm -rf $(RUN)/exported
 	$(RESD) export $(RUN) $(RUN)/exported --update last
+
+SMOLLM2 := models/smollm2-135m-instruct
+
+$(SMOLLM2)/config.json: | $(INSTALLED)
+	$(VENV)/bin/python scripts/fetch_smollm2.py --out $(SMOLLM2)
+
+smollm2: $(INSTALLED) $(SMOLLM2)/config.json
+	$(RESD) fit --config configs/model/smollm2_nf4.yaml --config configs/task/manufactoria.yaml \
+		--config configs/method/resd.yaml --config configs/trainer/cpu.yaml --config configs/smollm2_manufactoria.yaml \
+		--run_dir runs/smollm2 --overwrite true $(ARGS)
+	$(RESD) show runs/smollm2
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -m "not slow and not gpu" $(ARGS)

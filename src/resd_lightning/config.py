@@ -49,7 +49,7 @@ class PolicyConfig:
     """The language model and how it is held in memory."""
 
     base: str
-    """Hugging Face name or local folder of the model that is trained."""
+    """Hugging Face name or local folder of the model that is trained; micro-lm is the package's own."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision the base weights are stored in; the compute precision of NF4 layers."""
     quantization: Literal["none", "nf4"] = "none"

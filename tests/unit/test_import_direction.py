@@ -36,6 +36,7 @@ LAYERS = (
 """Folders and files at the package's top; each imports from the layers before its own."""
 
 BESIDE = {
+    "policy": {"micro"},  # micro-lm is shipped with the package, under a name
     "rollout": {"policy"},  # an engine samples from the policy's weights
     "objectives": {"policy", "distill"},  # a loss compares what student and teacher say
     "micro": {"context"},  # micro-lm learns the templates and answers of the real context

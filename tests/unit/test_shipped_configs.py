@@ -15,13 +15,18 @@ SHIPPED = {folder: sorted(f"{folder}/{path.name}" for path in (CONFIGS / folder)
 BASIC = {folder: names[0] for folder, names in SHIPPED.items()}
 COMPOSITIONS = sorted({tuple((BASIC | {folder: name}).values()) for folder in FOLDERS for name in SHIPPED[folder]})
 """Every shipped file in some composition."""
-QUICKSTART = (
+SMOLLM2 = (
     "model/smollm2_nf4.yaml",
     "task/manufactoria.yaml",
     "method/resd.yaml",
     "trainer/cpu.yaml",
-    "quickstart.yaml",
+    "smollm2_manufactoria.yaml",
 )
+MICRO_WORLD = ("model/micro.yaml", "task/tape_machines.yaml", "method/resd.yaml", "trainer/cpu.yaml")
+OVER_THE_QUICKSTART = [
+    ("quickstart.yaml", name)
+    for name in ("quickstart_ci.yaml", "model/micro_nf4.yaml", "model/micro_full.yaml", *SHIPPED["method"])
+]
 
 Options = dict[str, dict[str, dict[str, object]]]
 
@@ -46,7 +51,7 @@ def keys(tree: object, prefix: str = "") -> set[str]:
     return {key for name, below in tree.items() for key in keys(below, f"{prefix}/{name}")}
 
 
-@pytest.mark.parametrize("names", [*COMPOSITIONS, QUICKSTART], ids="+".join)
+@pytest.mark.parametrize("names", [*COMPOSITIONS, SMOLLM2, ("quickstart.yaml",), *OVER_THE_QUICKSTART], ids="+".join)
 def test_every_shipped_composition_is_a_valid_configuration(
     monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
 ) -> None:
@@ -55,8 +60,17 @@ def test_every_shipped_composition_is_a_valid_configuration(
     assert options["trainer"]["callbacks"]
 
 
-def test_quickstart_is_eight_easy_problems_in_two_batches_of_two_updates(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = parse(monkeypatch, *QUICKSTART)
+def test_the_quickstart_is_the_composition_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = parse(monkeypatch, "quickstart.yaml")
+    assert whole == parse(monkeypatch, *MICRO_WORLD)
+    assert (whole["data"]["batch_size"], whole["data"]["inner_updates"]) == (32, 4)
+    assert (whole["data"]["rollouts_per_prompt"], len(whole["trainer"]["callbacks"])) == (1, 6)
+
+
+def test_the_real_models_run_is_eight_easy_problems_in_two_batches_of_two_updates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = parse(monkeypatch, *SMOLLM2)
     task = cast("dict[str, object]", options["data"]["task"]["init_args"])
     assert (task["train_size"], task["difficulties"], task["prompt"]) == (8, ["easy"], "short")
     assert (options["data"]["batch_size"], options["data"]["inner_updates"]) == (4, 2)

@@ -6,6 +6,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,27 +14,19 @@ from jsonargparse import auto_cli
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from resd_lightning.config import OperationName
-from resd_lightning.context.operations import Add, parse_operations
+from resd_lightning.context.operations import parse_operations
 from resd_lightning.context.prompts import Sections
 from resd_lightning.context.reflect import parse_reflection, parse_tags
-from resd_lightning.micro.documents import (
-    MACHINES,
-    DocumentWriter,
-    Turn,
-    answer_from_book,
-    as_entries,
-    curate,
-    reflect,
-    tag,
-)
-from resd_lightning.micro.world import NO_EVIDENCE, RULES, evidence, lesson, question, response
-from resd_lightning.records import Reflection
+from resd_lightning.micro.documents import ASKED, MACHINES, DocumentWriter, Entry, Topic, with_entries
+from resd_lightning.micro.world import NO_EVIDENCE, deal_rules, draw_tape, evidence, question, response
 
 logger = logging.getLogger(__name__)
 
-Case = tuple[str, Callable[[str], bool]]
+Judge = Callable[[str], bool]
+Case = tuple[str, Judge]
 """A prompt, and the judge of its answer."""
 ADD_ONLY: tuple[OperationName, ...] = ("ADD",)
+MAX_NEW_TOKENS = 40
 BATCH = 128
 
 
@@ -49,17 +42,20 @@ class Speaker:
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, padding_side="left")
 
     @torch.no_grad()
-    def answer(self, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+    def answer(self, prompts: Sequence[str]) -> list[str]:
         """Return one answer per prompt, in order."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         answers = [""] * len(prompts)
         for start in range(0, len(order), BATCH):
             chunk = order[start : start + BATCH]
-            texts = [f"<|user|> {prompts[i]} <|assistant|>" for i in chunk]
-            batch = self.tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+            chats = [[{"role": "user", "content": prompts[i]}] for i in chunk]
+            batch = self.tokenizer.apply_chat_template(
+                chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+            )
             output = self.model.generate(
-                **batch,
-                max_new_tokens=max_new_tokens,
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                max_new_tokens=MAX_NEW_TOKENS,
                 do_sample=False,
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=self.tokenizer.eos_token_id,
@@ -75,124 +71,171 @@ class Speaker:
         return sum(judge(answer) for (_, judge), answer in zip(cases, answers, strict=True)) / len(cases)
 
 
-def _equals(expected: str) -> Callable[[str], bool]:
+# Judges: each reads an answer as a run would, and compares it with the one that is due
+
+
+def says(expected: str) -> Judge:
+    """Return the judge of a response."""
     return lambda answer: answer.split() == expected.split()
 
 
-def _single(turns: Sequence[Turn]) -> Case:
-    prompt, expected = turns[0]
-    return prompt, _equals(expected)
-
-
-def _draw(writer: DocumentWriter, make: Callable[[DocumentWriter], list[Turn]], wanted: str, count: int) -> list[Turn]:
-    """Return documents of one kind whose prompt holds the words wanted."""
-    found: list[Turn] = []
-    while len(found) < count:
-        turn = make(writer)[0]
-        if wanted in turn[0]:
-            found.append(turn)
-    return found
-
-
-def insight_cases(writer: DocumentWriter, count: int) -> list[Case]:
-    """Return teacher prompts whose insight states the rule, beside a playbook that mostly doesn't."""
-    cases = []
-    for _ in range(count):
-        machine, tape, truth = writer.rng.choice(MACHINES), writer.tape(), writer.rng.choice(RULES)
-        book = writer.book(machine, (), writer.rng.randint(1, 32))
-        said = writer.rng.choice((evidence(machine, truth), NO_EVIDENCE))
-        sections = Sections(
-            question(machine, tape),
-            as_entries(book),
-            Reflection(lesson(machine, truth)),
-            trial=response(machine, writer.other(truth), tape),
-            feedback=said,
-        )
-        cases.append((writer.prompt("teacher", sections), _equals(response(machine, truth, tape))))
-    return cases
-
-
-def chained(speaker: Speaker, writer: DocumentWriter, count: int) -> float:
-    """Return how often the model answers right after its own reflection on its own kind of failure."""
-    drafts = []
-    for _ in range(count):
-        machine, tape, truth = writer.rng.choice(MACHINES), writer.tape(), writer.rng.choice(RULES)
-        book = as_entries(writer.book(machine, (), writer.rng.randint(1, 32)))
-        failed = Sections(
-            question(machine, tape),
-            book,
-            trial=response(machine, writer.other(truth), tape),
-            feedback=evidence(machine, truth),
-        )
-        drafts.append((failed, response(machine, truth, tape)))
-    reflections = [
-        parse_reflection(text).reflection
-        for text in speaker.answer([writer.prompt("reflect", failed) for failed, _ in drafts])
-    ]
-    cases = [
-        (
-            writer.prompt("teacher", Sections(f.question, f.entries, reflection, f.trial, f.feedback)),
-            _equals(expected),
-        )
-        for (f, expected), reflection in zip(drafts, reflections, strict=True)
-    ]
-    return speaker.share_right(cases)
-
-
-def _right_insight(expected: str) -> Callable[[str], bool]:
+def same_insight(expected: str) -> Judge:
+    """Return the judge of a reflection's insight."""
     wanted = parse_reflection(expected).reflection
 
     def judge(answer: str) -> bool:
         found = parse_reflection(answer).reflection
-        return found is not None and wanted is not None and found.key_insight == wanted.key_insight
+        return (found and found.key_insight) == (wanted and wanted.key_insight)
 
     return judge
 
 
-def _right_tags(expected: str) -> Callable[[str], bool]:
+def same_tags(expected: str) -> Judge:
+    """Return the judge of the verdicts on entries, in a reflection or alone."""
     return lambda answer: parse_tags(answer).tags == parse_tags(expected).tags
 
 
-def _right_operations(expected: str) -> Callable[[str], bool]:
+def same_operations(expected: str) -> Judge:
+    """Return the judge of a curator's answer."""
     wanted = parse_operations(expected, allowed=ADD_ONLY).operations
     return lambda answer: parse_operations(answer, allowed=ADD_ONLY).operations == wanted
 
 
-def _no_problems(answer: str) -> bool:
-    return not parse_tags(answer).problems
+def no_problem_in_tags(expected: str) -> Judge:
+    """Return the judge of the JSON of reflections and tags, whatever it says."""
+    return lambda answer: not parse_tags(answer).problems
 
 
-def _adds(answer: str) -> bool:
-    parsed = parse_operations(answer, allowed=ADD_ONLY)
-    return not parsed.problems and all(isinstance(operation, Add) for operation in parsed.operations)
+def no_problem_in_operations(expected: str) -> Judge:
+    """Return the judge of the JSON of curation, whatever it says."""
+    return lambda answer: not parse_operations(answer, allowed=ADD_ONLY).problems
 
 
-def report(folder: Path, documents: int = 1000, seed: int = 1) -> dict[str, float]:
-    """Print, and return, the share of right answers per capability.
+def cases_of(
+    writer: DocumentWriter, kind: str, judge: Callable[[str], Judge], count: int, wanted: str = "", size: int = 0
+) -> list[Case]:
+    """Return single turns of a kind about a machine that mostly stands in the playbook shown.
+
+    Args:
+        writer: Draws them.
+        kind: A key of `ASKED`.
+        judge: Makes a judge from the answer that is due.
+        count: How many.
+        wanted: Words that the prompt must hold.
+        size: Entries of the playbook, the machine's among them; 0 draws 1 to 32, the machine's in three of four.
+    """
+    cases: list[Case] = []
+    while len(cases) < count:
+        book = writer.book(size or None)
+        known = size or writer.rng.random() < 0.75
+        machine = writer.rng.choice(book).machine if known else writer.rng.choice(MACHINES)
+        template, sections, expected = ASKED[kind](writer, machine, book)
+        prompt = writer.prompt(template, with_entries(sections, book))
+        if wanted in prompt:
+            cases.append((prompt, judge(expected)))
+    return cases
+
+
+def _failures(writer: DocumentWriter, count: int) -> list[tuple[Topic, list[Entry]]]:
+    """Return failures about machines whose true rule stands in a playbook of 32 entries."""
+    drawn = []
+    for _ in range(count):
+        book = writer.book(32)
+        drawn.append((writer.topic(writer.rng.choice(book).machine, book, trust=1.0), book))
+    return drawn
+
+
+def section_shares(speaker: Speaker, writer: DocumentWriter, count: int) -> dict[str, float]:
+    """Return how often the teacher's answer is right by the sections of its prompt; none is a guess."""
+    failures = _failures(writer, count)
+
+    def share(prompt: Callable[[Topic, list[Entry]], Sections]) -> float:
+        return speaker.share_right(
+            [(writer.prompt("teacher", prompt(topic, book)), says(topic.solution)) for topic, book in failures]
+        )
+
+    return {
+        "nothing": share(lambda t, b: Sections(t.question)),
+        "trial and uninformative feedback": share(
+            lambda t, b: Sections(t.question, trial=t.trial, feedback=NO_EVIDENCE)
+        ),
+        "trial and evidence": share(
+            lambda t, b: Sections(t.question, trial=t.trial, feedback=evidence(t.machine, t.truth))
+        ),
+        "playbook of 32": share(lambda t, b: with_entries(Sections(t.question), b)),
+        "reflection": share(lambda t, b: Sections(t.question, reflection=t.insight)),
+        "solution": share(lambda t, b: Sections(t.question, solution=t.solution)),
+        "playbook, trial and uninformative feedback": share(
+            lambda t, b: with_entries(Sections(t.question, trial=t.trial, feedback=NO_EVIDENCE), b)
+        ),
+    }
+
+
+def chained(speaker: Speaker, writer: DocumentWriter, count: int) -> float:
+    """Return how often the model answers right after its own reflection on evidence, as the teacher does in a run."""
+    failed = []
+    for _ in range(count):
+        book = writer.book()
+        topic = writer.topic(writer.rng.choice((writer.rng.choice(book).machine, writer.rng.choice(MACHINES))), book)
+        said = evidence(topic.machine, topic.truth)
+        failed.append((topic, with_entries(Sections(topic.question, trial=topic.trial, feedback=said), book)))
+    reflections = speaker.answer([writer.prompt("reflect", sections) for _, sections in failed])
+    return speaker.share_right(
+        [
+            (
+                writer.prompt("teacher", replace(sections, reflection=parse_reflection(text).reflection)),
+                says(topic.solution),
+            )
+            for (topic, sections), text in zip(failed, reflections, strict=True)
+        ]
+    )
+
+
+def accuracy_without_context(speaker: Speaker, mapping_seed: int, num_machines: int = 64) -> float:
+    """Return the share of a world's machines about which the model answers right with nothing but the question."""
+    rng = random.Random(f"questions {mapping_seed}")
+    cases = []
+    for machine, rule in deal_rules(mapping_seed, num_machines).items():
+        tape = draw_tape(rng, (4, 5, 6))
+        cases.append((question(machine, tape), says(response(machine, rule, tape))))
+    return speaker.share_right(cases)
+
+
+def report(folder: Path, documents: int = 1000, seed: int = 1, out: Path | None = None) -> dict[str, float]:
+    """Log, and return, the share of right answers per capability.
 
     Args:
         folder: The model, in Hugging Face format.
         documents: Fresh documents per capability.
         seed: Their seed.
+        out: A JSON file to write the shares to, or none.
     """
     speaker = Speaker(folder)
     writer = DocumentWriter(random.Random(f"capabilities {seed}"), max_entries=32)
     shares: dict[str, float] = {}
     for size in (1, 8, 32, 64):
-        cases = [_single(answer_from_book(writer, size)) for _ in range(documents)]
+        cases = cases_of(writer, "look_up", says, documents, size=size)
         shares[f"answers from a playbook of {size}"] = speaker.share_right(cases)
-    shares["applies an insight"] = speaker.share_right(insight_cases(writer, documents))
-    reflections = _draw(writer, reflect, " turns ", documents)
-    shares["writes the right insight"] = speaker.share_right([(p, _right_insight(e)) for p, e in reflections])
-    shares["tags entries after a failure"] = speaker.share_right([(p, _right_tags(e)) for p, e in reflections])
-    tags = _draw(writer, tag, "tag", documents)
-    shares["tags entries after a success"] = speaker.share_right([(p, _right_tags(e)) for p, e in tags])
-    curations = _draw(writer, curate, "curate", documents)
-    shares["curates rightly"] = speaker.share_right([(p, _right_operations(e)) for p, e in curations])
-    shares["valid JSON, reflections"] = speaker.share_right([(p, _no_problems) for p, _ in reflections])
-    shares["valid JSON, curation"] = speaker.share_right([(p, _adds) for p, _ in curations])
+    for name, kind, judge, wanted in (
+        ("applies an insight", "apply_insight", says, ""),
+        ("copies a solution", "copy_solution", says, ""),
+        ("writes the right insight from evidence", "reflect", same_insight, " turns "),
+        ("writes the right insight, or none, without evidence", "reflect", same_insight, "said wrong"),
+        ("tags entries after a failure", "reflect", same_tags, " turns "),
+        ("tags entries after a success", "tag", same_tags, ""),
+        ("curates rightly", "curate", same_operations, ""),
+        ("valid JSON, reflections", "reflect", no_problem_in_tags, ""),
+        ("valid JSON, tags", "tag", no_problem_in_tags, ""),
+        ("valid JSON, curation", "curate", no_problem_in_operations, ""),
+    ):
+        shares[name] = speaker.share_right(cases_of(writer, kind, judge, documents, wanted))
     shares["reflects, then answers"] = chained(speaker, writer, documents)
+    for sections, share in section_shares(speaker, writer, documents).items():
+        shares[f"teacher shown {sections}"] = share
     logger.info("%s", json.dumps(shares, indent=2))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({"documents": documents, "seed": seed, "shares": shares}, indent=2) + "\n")
     return shares
 
 

@@ -3,7 +3,8 @@
 A document is a chat through the same templates and JSON that a run uses, so the model learns the skills that RESD asks
 of a large one (apply a stated rule, look it up, infer it from evidence, write a lesson, tag an entry) and nothing about
 any machine. It is never shown evidence without an insight in front of an answer: inferring and applying in one pass is
-not among its skills.
+not among its skills. A document that shows a playbook asks about several of its machines, one turn each: reading a
+playbook is most of the cost, and finding an entry in it is the skill that comes last.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import json
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from resd_lightning.context.playbook import PlaybookEntry, entry_id
 from resd_lightning.context.prompts import MICRO, PromptTemplates, Sections, TemplateName
+from resd_lightning.micro.tokens import MAX_ENTRIES_EVER
 from resd_lightning.micro.world import (
     COLOURS,
     MALFORMED,
@@ -35,7 +37,7 @@ from resd_lightning.micro.world import (
 from resd_lightning.records import Reflection
 
 TAPE_LENGTHS = (4, 5, 6)
-MAX_ENTRY_NUMBER = 400
+MAX_TURNS = 8
 MACHINES = tuple(machine_name(number) for number in range(MAX_MACHINES))
 REPEATABLE = (*COLOURS, *ORDERS, *PAINTS, *MACHINES)
 
@@ -57,6 +59,59 @@ class Entry:
         return lesson(self.machine, self.rule)
 
 
+@dataclass(frozen=True)
+class Topic:
+    """What one turn is about: a machine, the entries that speak of it, and a tape.
+
+    Attributes:
+        machine: The machine.
+        own: The playbook's entries about it, oldest first.
+        tape: The tape asked about.
+        truth: What the machine does, as this turn has it: what its latest entry says, or something else.
+        tried: The rule of a failed trial, never the truth.
+    """
+
+    machine: str
+    own: tuple[Entry, ...]
+    tape: tuple[str, ...]
+    truth: Rule
+    tried: Rule
+
+    @property
+    def question(self) -> str:
+        """The prompt of the task."""
+        return question(self.machine, self.tape)
+
+    @property
+    def trial(self) -> str:
+        """The failed response."""
+        return response(self.machine, self.tried, self.tape)
+
+    @property
+    def solution(self) -> str:
+        """The right response."""
+        return response(self.machine, self.truth, self.tape)
+
+    @property
+    def insight(self) -> Reflection:
+        """The reflection that states the truth."""
+        return Reflection(lesson(self.machine, self.truth))
+
+    @property
+    def unrefuted(self) -> Rule | None:
+        """What the latest entry says that the failed trial doesn't speak against."""
+        rules = [entry.rule for entry in self.own if entry.rule != self.tried]
+        return rules[-1] if rules else None
+
+    def tags(self) -> list[tuple[str, str]]:
+        """Return the verdict on each of the machine's entries, given the truth."""
+        return [(entry.id, "helpful" if entry.rule == self.truth else "harmful") for entry in self.own]
+
+
+Asked = tuple[TemplateName, Sections, str]
+"""A turn before it is rendered: template, sections without the playbook, and the answer."""
+
+
 class DocumentWriter:
     """Draws documents from a generator.
 
@@ -71,159 +126,191 @@ class DocumentWriter:
         self._templates = PromptTemplates(MICRO)
 
     def draw(self, kinds: Sequence[str], weights: Sequence[float]) -> list[Turn]:
-        """Return one document of a kind drawn by weight; the kinds are the keys of `KINDS`."""
-        return KINDS[self.rng.choices(kinds, weights)[0]](self)
+        """Return one document of a kind drawn by weight; the kinds are the keys of `DOCUMENTS`."""
+        return DOCUMENTS[self.rng.choices(kinds, weights)[0]](self)
 
-    # Parts
-
-    def book(self, asked: str, rules: Sequence[Rule], size: int | None = None) -> list[Entry]:
-        """Return a playbook in order of ids that says these rules of the machine asked about, and others of others."""
+    def book(self, size: int | None = None) -> list[Entry]:
+        """Return a playbook in order of ids; now and then a machine stands there twice, as lessons get mended."""
         if size is None:  # as many playbooks of 1 to 2 entries as of 32 to 64: the longest cost most and teach least
             size = round(math.exp(self.rng.uniform(0, math.log(self.max_entries))))
-        others = self.rng.sample([m for m in MACHINES if m != asked], k=max(0, min(size - len(rules), 63)))
-        lines = [(machine, self.rng.choice(RULES)) for machine in others]
-        for rule in rules:
-            lines.insert(self.rng.randint(0, len(lines)), (asked, rule))
-        if self.rng.random() < 0.3 and lines:  # some machines stand there twice: lessons go wrong and get mended
-            machine = self.rng.choice(lines)[0]
-            if machine != asked:
-                lines.append((machine, self.rng.choice(RULES)))
-        span = self.rng.choice((len(lines) + 8, 100, MAX_ENTRY_NUMBER))
-        numbers = sorted(self.rng.sample(range(1, max(span, len(lines)) + 1), k=len(lines)))
-        return [Entry(m, rule, entry_id(n)) for (m, rule), n in zip(lines, numbers, strict=True)]
+        machines = self.rng.sample(MACHINES, k=size)
+        if size > 1 and self.rng.random() < 0.3:
+            machines[self.rng.randrange(size)] = self.rng.choice(machines)
+        span = self.rng.choice((size + 8, 4 * size + 50, MAX_ENTRIES_EVER))
+        numbers = sorted(self.rng.sample(range(1, span + 1), k=size))
+        return [Entry(m, self.rng.choice(RULES), entry_id(n)) for m, n in zip(machines, numbers, strict=True)]
+
+    def topic(self, machine: str, book: Sequence[Entry], trust: float = 0.5) -> Topic:
+        """Return a turn's facts; with probability `trust` the machine's latest entry, where there is one, is true."""
+        own = tuple(entry for entry in book if entry.machine == machine)
+        truth = own[-1].rule if own and self.rng.random() < trust else self.rng.choice(RULES)
+        refutable = [entry.rule for entry in own if entry.rule != truth]
+        tried = refutable[-1] if refutable and self.rng.random() < 0.5 else self.other(truth)
+        return Topic(machine, own, self.tape(), truth, tried)
 
     def tape(self) -> tuple[str, ...]:
         """Return a tape to ask about."""
         return draw_tape(self.rng, TAPE_LENGTHS)
 
-    def other(self, *rules: Rule) -> Rule:
-        """Return a rule that is none of these."""
-        return self.rng.choice([rule for rule in RULES if rule not in rules])
+    def other(self, rule: Rule) -> Rule:
+        """Return another rule."""
+        return self.rng.choice([one for one in RULES if one != rule])
 
     def prompt(self, template: TemplateName, sections: Sections) -> str:
         """Return the user's message, from the micro-world's own template."""
         return " ".join(self._templates.render(template, sections).split())
 
-
-def as_entries(book: Sequence[Entry]) -> tuple[PlaybookEntry, ...]:
-    """Return a document's playbook as templates read it."""
-    return tuple(PlaybookEntry(entry.id, "others", entry.lesson) for entry in book)
-
-
-def repeat(writer: DocumentWriter) -> list[Turn]:
-    """Return a sequence to repeat: what teaches a small model to look things up at all."""
-    words = " ".join(writer.rng.choices(REPEATABLE, k=writer.rng.randint(6, 16)))
-    return [(f"repeat {words}", words)]
+    def conversation(self, kinds: Sequence[str], machines: Sequence[str], book: Sequence[Entry]) -> list[Turn]:
+        """Return one turn of each kind about each machine; the first turn shows the playbook."""
+        turns = []
+        for number, (kind, machine) in enumerate(zip(kinds, machines, strict=True)):
+            template, sections, answer = ASKED[kind](self, machine, book)
+            shown = sections if number else with_entries(sections, book)
+            turns.append((self.prompt(template, shown), answer))
+        return turns
 
 
-def answer_alone(writer: DocumentWriter) -> list[Turn]:
-    """Return a question without any context: every rule is as likely."""
-    machine, tape = writer.rng.choice(MACHINES), writer.tape()
-    return [(question(machine, tape), response(machine, writer.rng.choice(RULES), tape))]
+def with_entries(sections: Sections, book: Sequence[Entry]) -> Sections:
+    """Return the sections with a document's playbook in front."""
+    entries = tuple(PlaybookEntry(entry.id, "others", entry.lesson) for entry in book)
+    return replace(sections, entries=entries)
 
 
-def answer_from_book(writer: DocumentWriter, size: int | None = None) -> list[Turn]:
-    """Return questions about machines in a playbook: several, so that one playbook teaches as much as it can."""
-    rng, machine, rule = writer.rng, writer.rng.choice(MACHINES), writer.rng.choice(RULES)
-    book = writer.book(machine, (rule,), size)
-    latest = {entry.machine: entry.rule for entry in book}
-    tape = writer.tape()
-    sections = Sections(question(machine, tape), as_entries(book))
-    turns = [(writer.prompt("teacher", sections), response(machine, rule, tape))]
-    for _ in range(rng.randint(0, 6)):
-        machine, tape = rng.choice(list(latest)), writer.tape()
-        turns.append((question(machine, tape), response(machine, latest[machine], tape)))
-    return turns
+# One turn of each kind
 
 
-def answer_in_context(writer: DocumentWriter) -> list[Turn]:
-    """Return a question with whatever a teacher prompt may hold: an insight or a solution beats the playbook."""
-    rng, machine, tape = writer.rng, writer.rng.choice(MACHINES), writer.tape()
-    truth = rng.choice(RULES)
-    tried = writer.other(truth)
-    said = rng.choice((evidence(machine, truth), NO_EVIDENCE))
-    trial = response(machine, tried, tape)
-    in_book = rng.choice(((), (truth,), (writer.other(truth),), (tried,)))
-    book = writer.book(machine, in_book) if rng.random() < 0.8 else []
-    asked = question(machine, tape)
-    kind = rng.choice(("insight", "insight", "solved", "trial"))
-    insight = Reflection(lesson(machine, truth))
-    if kind == "insight":
-        shown = rng.random() < 0.8
-        sections = Sections(
-            asked, as_entries(book), insight, trial=trial if shown else "", feedback=said if shown else ""
-        )
-    elif kind == "solved":
-        sections = Sections(asked, as_entries(book), solution=response(machine, truth, tape))
-    else:
-        sections = Sections(asked, as_entries(book), trial=trial, feedback=NO_EVIDENCE)
-        known = [entry.rule for entry in book if entry.machine == machine and entry.rule != tried]
-        truth = known[-1] if known else writer.other(tried)
-    return [(writer.prompt("teacher", sections), response(machine, truth, tape))]
+def look_up(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -> Asked:
+    """Return a question that the playbook answers, or that only a guess does."""
+    topic = writer.topic(machine, book, trust=1.0)
+    return "teacher", Sections(topic.question), topic.solution
 
 
-def reflect(writer: DocumentWriter) -> list[Turn]:
+def apply_insight(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -> Asked:
+    """Return a question with an insight, which beats the playbook."""
+    topic = writer.topic(machine, book)
+    sections = Sections(topic.question, reflection=topic.insight)
+    if writer.rng.random() < 0.8:
+        said = writer.rng.choice((evidence(machine, topic.truth), NO_EVIDENCE))
+        sections = replace(sections, trial=topic.trial, feedback=said)
+    return "teacher", sections, topic.solution
+
+
+def copy_solution(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -> Asked:
+    """Return a question with its solution."""
+    topic = writer.topic(machine, book)
+    return "teacher", Sections(topic.question, solution=topic.solution), topic.solution
+
+
+def try_another(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -> Asked:
+    """Return a question after a failed trial: what an entry says unless it was tried, else any other rule."""
+    topic = writer.topic(machine, book)
+    rule = topic.unrefuted or writer.other(topic.tried)
+    sections = Sections(topic.question, trial=topic.trial, feedback=NO_EVIDENCE)
+    return "teacher", sections, response(machine, rule, topic.tape)
+
+
+def reflect(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -> Asked:
     """Return a failure to reflect on: evidence names the rule and judges the entries; without it, entries may serve."""
-    rng, machine, tape = writer.rng, writer.rng.choice(MACHINES), writer.tape()
-    truth = rng.choice(RULES)
-    tried = writer.other(truth)
-    has_evidence = rng.random() < 0.6
-    in_book = rng.choice(((), (), (truth,), (writer.other(truth),), (tried,), (tried, truth)))
-    book = writer.book(machine, in_book) if rng.random() < 0.85 else []
-    own = [entry for entry in book if entry.machine == machine]
-    trial, said = response(machine, tried, tape), evidence(machine, truth) if has_evidence else NO_EVIDENCE
-    if not has_evidence and rng.random() < 0.1:
+    rng, topic = writer.rng, writer.topic(machine, book)
+    trial, said = topic.trial, NO_EVIDENCE
+    if rng.random() < 0.6:
+        said = evidence(machine, topic.truth)
+        insight, tags = topic.insight.key_insight, topic.tags()
+    elif rng.random() < 0.1:
         trial, said = " ".join(rng.choices(REPEATABLE, k=rng.randint(1, 12))), MALFORMED
-    if has_evidence:
-        insight, tags = lesson(machine, truth), [(e.id, "helpful" if e.rule == truth else "harmful") for e in own]
-    elif said == MALFORMED:
-        insight, tags = (own[-1].lesson if own else ""), []
+        insight, tags = (topic.own[-1].lesson if topic.own else ""), []
     else:
-        unrefuted = [entry for entry in own if entry.rule != tried]
-        insight = unrefuted[-1].lesson if unrefuted else ""
-        tags = [(entry.id, "harmful") for entry in own if entry.rule == tried]
-    sections = Sections(question(machine, tape), as_entries(book), trial=trial, feedback=said)
-    return [(writer.prompt("reflect", sections), reflection_json(insight, tags))]
+        insight = lesson(machine, topic.unrefuted) if topic.unrefuted else ""
+        tags = [(entry.id, "harmful") for entry in topic.own if entry.rule == topic.tried]
+    return "reflect", Sections(topic.question, trial=trial, feedback=said), reflection_json(insight, tags)
 
 
-def tag(writer: DocumentWriter) -> list[Turn]:
+def tag(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -> Asked:
     """Return a success to tag entries by."""
-    rng, machine, tape = writer.rng, writer.rng.choice(MACHINES), writer.tape()
-    truth = rng.choice(RULES)
-    book = writer.book(
-        machine, rng.choice(((), (truth,), (truth,), (writer.other(truth),), (writer.other(truth), truth)))
-    )
-    tags = [(e.id, "helpful" if e.rule == truth else "harmful") for e in book if e.machine == machine]
-    sections = Sections(question(machine, tape), as_entries(book), solution=response(machine, truth, tape))
-    return [(writer.prompt("tag", sections), tags_json(tags))]
+    topic = writer.topic(machine, book)
+    return "tag", Sections(topic.question, solution=topic.solution), tags_json(topic.tags())
 
 
-def curate(writer: DocumentWriter) -> list[Turn]:
+def curate(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -> Asked:
     """Return an insight to add to a playbook, unless an entry says it already."""
-    rng, machine, tape = writer.rng, writer.rng.choice(MACHINES), writer.tape()
-    truth = rng.choice(RULES)
-    book = writer.book(
-        machine, rng.choice(((), (truth,), (truth,), (writer.other(truth),), (writer.other(truth), truth)))
-    )
-    book = book if rng.random() < 0.95 else []
-    is_new = all(entry.lesson != lesson(machine, truth) for entry in book)
-    sections = Sections(question(machine, tape), as_entries(book), Reflection(lesson(machine, truth)))
-    return [(writer.prompt("curate", sections), operations_json(lesson(machine, truth) if is_new else None))]
+    topic = writer.topic(machine, book)
+    said = topic.insight.key_insight
+    is_new = all(entry.lesson != said for entry in topic.own)
+    return "curate", Sections(topic.question, reflection=topic.insight), operations_json(said if is_new else None)
 
 
-KINDS: dict[str, Callable[[DocumentWriter], list[Turn]]] = {
-    "repeat": repeat,
-    "answer_alone": answer_alone,
-    "answer_from_book": answer_from_book,
-    "answer_in_context": answer_in_context,
+ASKED: dict[str, Callable[[DocumentWriter, str, Sequence[Entry]], Asked]] = {
+    "look_up": look_up,
+    "apply_insight": apply_insight,
+    "copy_solution": copy_solution,
+    "try_another": try_another,
     "reflect": reflect,
     "tag": tag,
     "curate": curate,
 }
+TURN_WEIGHTS = {
+    "look_up": 0.25,
+    "apply_insight": 0.1,
+    "copy_solution": 0.05,
+    "try_another": 0.1,
+    "reflect": 0.24,
+    "tag": 0.12,
+    "curate": 0.14,
+}
+
+
+# Whole documents
+
+
+def repeat(writer: DocumentWriter) -> list[Turn]:
+    """Return a sequence to repeat: what teaches a small model to look things up at all."""
+    words = " ".join(writer.rng.choices(REPEATABLE, k=writer.rng.randint(6, 32)))
+    return [(f"repeat {words}", words)]
+
+
+def recall(writer: DocumentWriter) -> list[Turn]:
+    """Return a playbook and machines to look up in it: many lookups to a document, and nothing else."""
+    book = writer.book()
+    latest = {entry.machine: entry for entry in book}
+    asked = writer.rng.sample(list(latest), k=min(len(latest), writer.rng.randint(1, 24)))
+    shown = " ".join(f"{entry.id} {entry.lesson} ;" for entry in book)
+    if writer.rng.random() < 0.5:
+        found = " ; ".join(f"{machine} {latest[machine].id}" for machine in asked)
+        return [(f"book {shown} recall id {' '.join(asked)}", found)]
+    found = " ; ".join(latest[machine].lesson for machine in asked)
+    return [(f"book {shown} recall {' '.join(asked)}", found)]
+
+
+def converse(writer: DocumentWriter) -> list[Turn]:
+    """Return turns of drawn kinds about different machines, most of them in the playbook shown first."""
+    rng = writer.rng
+    book = writer.book() if rng.random() < 0.93 else []
+    known = sorted({entry.machine for entry in book})
+    unknown = [machine for machine in MACHINES if machine not in known]
+    machines: list[str] = []
+    for _ in range(1 if rng.random() < 0.3 else rng.randint(2, MAX_TURNS)):
+        pool = known if known and (rng.random() < 0.75 or not unknown) else unknown
+        machine = rng.choice(pool)
+        pool.remove(machine)
+        machines.append(machine)
+        if not known and not unknown:
+            break
+    kinds = rng.choices(list(TURN_WEIGHTS), list(TURN_WEIGHTS.values()), k=len(machines))
+    return writer.conversation(kinds, machines, book)
+
+
+DOCUMENTS: dict[str, Callable[[DocumentWriter], list[Turn]]] = {
+    "repeat": repeat,
+    "recall": recall,
+    "converse": converse,
+}
+
+
+# The JSON of its answers, with a space between its tokens
 
 
 def reflection_json(insight: str, tags: Sequence[tuple[str, str]]) -> str:
-    """Return a reflection as the micro-lm spells it: JSON with a space between its tokens."""
+    """Return a reflection as the micro-lm spells it."""
     return f'{{"key_insight":" {insight} ","tags":[{_tag_list(tags)} ]}}'
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -25,24 +25,26 @@ logger = logging.getLogger(__name__)
 
 POOL = 1024
 """Documents drawn at a time, to be batched with others of their length."""
-MIX_EARLY = {
-    "repeat": 0.25,
-    "answer_alone": 0.05,
-    "answer_from_book": 0.3,
-    "answer_in_context": 0.12,
-    "reflect": 0.14,
-    "tag": 0.06,
-    "curate": 0.08,
-}
-MIX_LATE = {
-    "repeat": 0.04,
-    "answer_alone": 0.05,
-    "answer_from_book": 0.28,
-    "answer_in_context": 0.2,
-    "reflect": 0.2,
-    "tag": 0.09,
-    "curate": 0.14,
-}
+MIX_EARLY = {"repeat": 0.35, "recall": 0.55, "converse": 0.1}
+MIX_LATE = {"repeat": 0.05, "recall": 0.2, "converse": 0.75}
+"""Shares of the documents; a conversation is some ten times as long as the others."""
+GROWTH_SHARE = 0.5
+"""Share of the tokens over which playbooks grow to 64 entries and the mix goes from early to late."""
+DECAY_SHARE = 0.3
+"""Share of the tokens, the last ones, over which the rate falls to zero."""
+
+
+SAVE_EVERY_S = 120.0
+STATE_FILE = "training_state.pt"
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a pre-training is: tokens trained on, pools of documents drawn, optimizer steps taken."""
+
+    tokens: int = 0
+    pools: int = 0
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,80 +113,103 @@ def new_model(tokenizer: PreTrainedTokenizerBase, hidden: int, layers: int, head
 def pretrain(
     out: Path,
     seed: int = 0,
-    total_tokens: int = 30_000_000,
-    learning_rate: float = 2.5e-3,
+    total_tokens: int = 28_000_000,
+    learning_rate: float = 4e-3,
     batch_tokens: int = 4_096,
     hidden: int = 128,
     layers: int = 4,
     heads: int = 4,
-    warm_up_share: float = 0.02,
+    warm_up_steps: int = 100,
     compile_model: bool = False,
 ) -> None:
     """Train micro-lm and write it, with its tokenizer, as a Hugging Face folder.
 
-    Playbooks grow from 4 to 64 entries over the first 60 % of the tokens, and the share of documents that only repeat
-    words falls; the rate decays by a cosine after a warm-up. Every two minutes the training state is saved beside the
-    model: the same command goes on from it.
+    Playbooks grow from 4 to 64 entries, and documents that only repeat or look up give way to conversations. The
+    matrices are trained by Muon, which finds the attention patterns of look-up in a tenth of the tokens that AdamW
+    takes; embeddings and norms by AdamW. The rate is constant after a warm-up and falls linearly at the end. Every two
+    minutes the training state is saved beside the model: the same command goes on from it.
 
     Args:
         out: Folder to write.
         seed: Seed of weights and documents.
         total_tokens: Tokens to train on, padding included.
-        learning_rate: Peak rate of AdamW.
+        learning_rate: Peak rate of both optimizers.
         batch_tokens: Tokens per step.
         hidden: Width.
         layers: Depth.
         heads: Attention heads.
-        warm_up_share: Share of the tokens over which the rate rises.
-        compile_model: Run through torch.compile: 1.4 times as fast on two cores, and needs a C++ compiler.
+        warm_up_steps: Steps over which the rate rises.
+        compile_model: Run through torch.compile: faster after a minute, and needs a C++ compiler.
     """
+    made_by = {name: value for name, value in locals().items() if name != "out"}
     torch.manual_seed(seed)
     tokenizer = micro_tokenizer()
     model = new_model(tokenizer, hidden, layers, heads)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    writer = DocumentWriter(random.Random(f"micro-lm {seed}"))
-    state_file = out / "training_state.pt"
-    done, pools, step = 0, 0, 0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        done, pools, step = state["done"], state["pools"], state["step"]
-    forward = cast("nn.Module", torch.compile(model, dynamic=True)) if compile_model else model
+    optimizers = new_optimizers(model)
+    writer = DocumentWriter(random.Random())
+    out.mkdir(parents=True, exist_ok=True)
+    at = _restore(out / STATE_FILE, model, optimizers)
+    body = cast("nn.Module", torch.compile(model.model, dynamic=True)) if compile_model else model.model
     saved_at = time.monotonic()
-    while done < total_tokens:
-        progress = done / total_tokens
-        writer.rng.seed(f"micro-lm {seed} pool {pools}")
-        writer.max_entries = min(64, 4 + int(60 * progress / 0.6))
-        mix = {kind: MIX_EARLY[kind] * (1 - progress) + MIX_LATE[kind] * progress for kind in MIX_EARLY}
+    while at.tokens < total_tokens:
+        grown = min(1.0, at.tokens / (GROWTH_SHARE * total_tokens))
+        writer.rng.seed(f"micro-lm {seed} pool {at.pools}")
+        writer.max_entries = 4 + int(60 * grown)
+        mix = {kind: MIX_EARLY[kind] * (1 - grown) + MIX_LATE[kind] * grown for kind in MIX_EARLY}
         losses = []
         for batch in batches(writer, tokenizer, mix, batch_tokens):
-            share = done / total_tokens
-            rate = learning_rate * min(1.0, share / warm_up_share) * (0.02 + 0.98 * (1 + math.cos(math.pi * share)) / 2)
-            for group in optimizer.param_groups:
-                group["lr"] = max(rate, 1e-6)
-            losses.append(_step(forward, optimizer, batch))
-            done += batch.ids.numel()
-            step += 1
-        pools += 1
-        logger.info("%9d tokens, %d entries, loss %.4f", done, writer.max_entries, sum(losses) / len(losses))
-        if time.monotonic() - saved_at > 120 or done >= total_tokens:
+            factor = min((at.steps + 1) / warm_up_steps, (1 - at.tokens / total_tokens) / DECAY_SHARE, 1.0)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate * max(factor, 1e-3)
+            losses.append(_step(model, body, optimizers, batch))
+            at = replace(at, tokens=at.tokens + batch.ids.numel(), steps=at.steps + 1)
+        at = replace(at, pools=at.pools + 1)
+        logger.info("%9d tokens, %d entries, loss %.4f", at.tokens, writer.max_entries, sum(losses) / len(losses))
+        if time.monotonic() - saved_at > SAVE_EVERY_S or at.tokens >= total_tokens:
             saved_at = time.monotonic()
-            out.mkdir(parents=True, exist_ok=True)
             model.save_pretrained(out)
             tokenizer.save_pretrained(out)
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**state, "done": done, "pools": pools, "step": step}, state_file)
+            facts = {"arguments": made_by, "trained": asdict(at), "torch": torch.__version__}
+            (out / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
+            states = [optimizer.state_dict() for optimizer in optimizers]
+            torch.save({"model": model.state_dict(), "optimizers": states, "at": asdict(at)}, out / STATE_FILE)
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
-    logits = model(input_ids=batch.ids[:, :-1]).logits
+def _restore(file: Path, model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer]) -> Position:
+    """Load a training that was stopped, if there is one, and return how far it came."""
+    if not file.exists():
+        return Position()
+    state = torch.load(file, weights_only=True)
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return Position(**state["at"])
+
+
+def new_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Return Muon for the layers' matrices and AdamW for embeddings and norms; rates are set at each step."""
+    named = list(model.named_parameters())
+    matrices = [weight for name, weight in named if weight.ndim == 2 and "embed" not in name]
+    others = [weight for name, weight in named if weight.ndim != 2 or "embed" in name]
+    return [
+        torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+
+
+def _step(
+    model: LlamaForCausalLM, body: nn.Module, optimizers: Sequence[torch.optim.Optimizer], batch: Batch
+) -> float:
     learned = batch.is_learned[:, 1:]
-    loss = cross_entropy(logits[learned], batch.ids[:, 1:][learned])  # (B, T, V) -> (learned, V)
-    optimizer.zero_grad()
+    hidden = body(input_ids=batch.ids[:, :-1]).last_hidden_state[learned]  # (B, T, H) -> (learned, H)
+    loss = cross_entropy(model.lm_head(hidden), batch.ids[:, 1:][learned])
+    for optimizer in optimizers:
+        optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     return float(loss.detach())
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from resd_lightning.context.playbook import entry_id
 from resd_lightning.micro.world import COLOURS, MAX_MACHINES, ORDERS, PAINTS, machine_name
 
 USER, ASSISTANT, END, PAD, UNKNOWN = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>", "<|unknown|>"
 SECTION_WORDS = ("book", "solved", "tried", "said", "insight", "reflect", "tag", "curate")
-WORDS = ("machine", "tape", "rule", "answer", "turns", "into", "wrong", "malformed", ";", "repeat")
+WORDS = ("machine", "tape", "rule", "answer", "turns", "into", "wrong", "malformed", ";", "repeat", "recall", "id")
+MAX_ENTRIES_EVER = 800
+"""Playbook entries that have a name in the vocabulary: e00001 to e00800."""
 JSON_WORDS = (
     '{"key_insight":"',
     '","tags":[',
@@ -39,15 +42,14 @@ CHAT_TEMPLATE = (
 
 
 def micro_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the tokenizer: words by white space, entry ids digit by digit, decoded with single spaces."""
-    ids = ["e00", "e01", *(f"##{digit}" for digit in range(10))]
+    """Return the tokenizer: words by white space, each one token, decoded with single spaces."""
+    ids = [entry_id(number) for number in range(1, MAX_ENTRIES_EVER + 1)]
     machines = [machine_name(number) for number in range(MAX_MACHINES)]
     control = [PAD, UNKNOWN, USER, ASSISTANT, END]
     words = [*control, *COLOURS, *ORDERS, *PAINTS, *WORDS, *SECTION_WORDS, *JSON_WORDS, *machines, *ids]
     vocabulary = {word: number for number, word in enumerate(words)}
-    raw = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token=UNKNOWN, max_input_chars_per_word=64))
+    raw = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token=UNKNOWN))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    raw.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
         eos_token=END,

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from resd_lightning.config import ConfigError, PolicyConfig, TeacherConfig
+from resd_lightning.micro.shipped import FOLDER, MICRO_LM
 from resd_lightning.policy.views import Policy
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,11 @@ class BaseFacts:
     architecture: str
 
 
+def source_of(base: str) -> str:
+    """Return what transformers is to load: the name or folder as it is, or the package's own folder for micro-lm."""
+    return str(FOLDER) if base == MICRO_LM else base
+
+
 def load_tokenizer(config: PolicyConfig) -> PreTrainedTokenizerBase:
     """Return the base's tokenizer, set up for left-padded batches.
 
@@ -48,7 +54,7 @@ def load_tokenizer(config: PolicyConfig) -> PreTrainedTokenizerBase:
         ConfigError: The base can't be read, or has no chat template and none is configured.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.base)
+        tokenizer = AutoTokenizer.from_pretrained(source_of(config.base))
     except (OSError, ValueError) as error:
         raise _unreadable(config.base, "tokenizer", error) from error
     if config.chat_template is not None:
@@ -76,7 +82,7 @@ def read_base_facts(config: PolicyConfig) -> BaseFacts:
         ConfigError: The base can't be read.
     """
     try:
-        base = AutoConfig.from_pretrained(config.base).get_text_config()
+        base = AutoConfig.from_pretrained(source_of(config.base)).get_text_config()
     except (OSError, ValueError) as error:
         raise _unreadable(config.base, "config", error) from error
     sizes = f"{base.model_type} {base.num_hidden_layers}x{base.hidden_size} vocab {base.vocab_size}"
@@ -106,7 +112,7 @@ def load_base(config: PolicyConfig, device: torch.device = CPU) -> PreTrainedMod
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            config.base,
+            source_of(config.base),
             dtype=dtype,
             quantization_config=quantization,
             attn_implementation=config.attention,
