@@ -25,6 +25,7 @@ SHOWN_METRICS = (
     "rollout/truncated_share",
     "teacher/enriched_share",
     "playbook/size",
+    "playbook/true_share",
 )
 """Prefixes of the metrics worth a line; metrics.jsonl and TensorBoard have them all."""
 

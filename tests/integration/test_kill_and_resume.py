@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -100,6 +102,39 @@ def assert_same_state(one: object, other: object, where: str) -> None:
         assert one == other, where
 
 
+def quickstart(run_dir: Path) -> list[str]:
+    files = [f"--config={CONFIGS / name}" for name in ("quickstart.yaml", "quickstart_ci.yaml")]
+    options = ["--data.max_batches=3", "--data.inner_updates=2", f"--run_dir={run_dir}"]
+    return [sys.executable, "-m", "resd_lightning", "fit", *files, *options]
+
+
+def kill_and_resume(command: Callable[[], list[str]], run_dir: Path, log: Path, seed: str) -> None:
+    """Kill a run three times, in its first validation and at drawn moments later, and let it end."""
+    moments = random.Random(seed)
+    resume: list[str] = []
+    for lines, longest_s in ((0, 0.0), (2, 0.4), (6, 0.4)):  # the first falls into the first validation
+        process = start([*command(), *resume], log)
+        kill_after(process, run_dir, lines, delay_s=moments.uniform(0.0, longest_s))
+        resume = ["--ckpt_path=last"]
+    run([*command(), *resume], log)
+
+
+def assert_same_run(whole: Path, killed: Path) -> dict[str, Any]:
+    """Compare two run folders but for their times, and return the last checkpoint."""
+    one, other = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True, map_location="cpu")
+        for folder in (whole, killed)
+    )
+    for part in ("resd", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+        assert_same_state(one[part], other[part], part)
+    assert without_times(jsonl(whole / "metrics.jsonl")) == without_times(jsonl(killed / "metrics.jsonl"))
+    assert jsonl(whole / "transcripts.jsonl") == jsonl(killed / "transcripts.jsonl")
+    assert (whole / "playbook.json").read_text() == (killed / "playbook.json").read_text()
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (whole, killed)]
+    assert summaries[0]["metrics"] == summaries[1]["metrics"]
+    return cast("dict[str, Any]", one)
+
+
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_a_killed_run_resumes_to_the_bit(quantization: str, tmp_path: Path) -> None:
     base = make_tiny_base(tmp_path / "base", hidden=64)  # NF4 packs blocks of 64 weights
@@ -116,25 +151,17 @@ def test_a_killed_run_resumes_to_the_bit(quantization: str, tmp_path: Path) -> N
     assert {key: repeated[key] for key in scores} == scores
     assert 0 < scores["val/per_test/mean@2"] < 1
 
-    moments = random.Random(quantization)
-    resume: list[str] = []
-    for lines, longest_s in ((0, 0.0), (2, 0.4), (6, 0.4)):  # the first falls into the first validation
-        process = start([*arguments(base, killed, quantization), *resume], tmp_path / "killed.log")
-        kill_after(process, killed, lines, delay_s=moments.uniform(0.0, longest_s))
-        resume = ["--ckpt_path=last"]
-    run([*arguments(base, killed, quantization), *resume], tmp_path / "killed.log")
-
-    one, other = (
-        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True, map_location="cpu")
-        for folder in (whole, killed)
-    )
-    for part in ("resd", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
-        assert_same_state(one[part], other[part], part)
-    assert without_times(jsonl(whole / "metrics.jsonl")) == without_times(jsonl(killed / "metrics.jsonl"))
-    assert jsonl(whole / "transcripts.jsonl") == jsonl(killed / "transcripts.jsonl")
-    assert (whole / "playbook.json").read_text() == (killed / "playbook.json").read_text()
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (whole, killed)]
-    assert summaries[0]["metrics"] == summaries[1]["metrics"]
+    kill_and_resume(lambda: arguments(base, killed, quantization), killed, tmp_path / "killed.log", quantization)
+    one = assert_same_run(whole, killed)
     # The comparison is worth something: the context moved, and so did the weights.
     assert len(one["resd"]["context"]["playbooks"][""]["entries"]) > 2
     assert any(float(step["train/loss"]) != 0 for step in jsonl(whole / "metrics.jsonl") if step["phase"] == "train")
+
+
+def test_a_killed_quickstart_resumes_to_the_bit(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(quickstart(whole), tmp_path / "whole.log")
+    kill_and_resume(lambda: quickstart(killed), killed, tmp_path / "killed.log", "quickstart")
+    one = assert_same_run(whole, killed)
+    assert len(one["resd"]["context"]["playbooks"][""]["entries"]) > 2
+    assert jsonl(whole / "metrics.jsonl")[-1]["updates_done"] == 6

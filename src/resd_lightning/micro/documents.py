@@ -248,6 +248,8 @@ ASKED: dict[str, Callable[[DocumentWriter, str, Sequence[Entry]], Asked]] = {
     "tag": tag,
     "curate": curate,
 }
+WITHOUT_BOOK = {"apply_insight": 0.5, "copy_solution": 0.15, "reflect": 0.35}
+"""Weights of the turns that practise a skill without a playbook around it."""
 TURN_WEIGHTS = {
     "look_up": 0.25,
     "apply_insight": 0.1,
@@ -295,13 +297,23 @@ def converse(writer: DocumentWriter) -> list[Turn]:
         machines.append(machine)
         if not known and not unknown:
             break
-    kinds = rng.choices(list(TURN_WEIGHTS), list(TURN_WEIGHTS.values()), k=len(machines))
-    return writer.conversation(kinds, machines, book)
+    return writer.conversation(_kinds(writer, TURN_WEIGHTS, len(machines)), machines, book)
+
+
+def practise(writer: DocumentWriter) -> list[Turn]:
+    """Return turns without a playbook: apply a stated rule, copy a solution, infer a rule from evidence."""
+    machines = writer.rng.sample(MACHINES, k=writer.rng.randint(1, MAX_TURNS))
+    return writer.conversation(_kinds(writer, WITHOUT_BOOK, len(machines)), machines, [])
+
+
+def _kinds(writer: DocumentWriter, weights: dict[str, float], count: int) -> list[str]:
+    return writer.rng.choices(list(weights), list(weights.values()), k=count)
 
 
 DOCUMENTS: dict[str, Callable[[DocumentWriter], list[Turn]]] = {
     "repeat": repeat,
     "recall": recall,
+    "practise": practise,
     "converse": converse,
 }
 

@@ -25,11 +25,14 @@ logger = logging.getLogger(__name__)
 
 POOL = 1024
 """Documents drawn at a time, to be batched with others of their length."""
-MIX_EARLY = {"repeat": 0.35, "recall": 0.55, "converse": 0.1}
-MIX_LATE = {"repeat": 0.05, "recall": 0.2, "converse": 0.75}
-"""Shares of the documents; a conversation is some ten times as long as the others."""
-GROWTH_SHARE = 0.5
-"""Share of the tokens over which playbooks grow to 64 entries and the mix goes from early to late."""
+MIX_FIRST = {"repeat": 0.4, "recall": 0.6, "practise": 0.0, "converse": 0.0}
+MIX_EARLY = {"repeat": 0.1, "recall": 0.35, "practise": 0.4, "converse": 0.15}
+MIX_LATE = {"repeat": 0.05, "recall": 0.15, "practise": 0.15, "converse": 0.65}
+"""Shares of the documents; a conversation is some ten times as long as what is repeated or recalled."""
+FIRST_TOKENS = 2_000_000
+"""Tokens of the first mix: looking up is learned in one sudden step, and the sooner the less else is asked."""
+GROWTH_TOKENS = 10_000_000
+"""Tokens after those over which playbooks grow to 64 entries and the mix goes from early to late."""
 DECAY_SHARE = 0.3
 """Share of the tokens, the last ones, over which the rate falls to zero."""
 
@@ -113,7 +116,7 @@ def new_model(tokenizer: PreTrainedTokenizerBase, hidden: int, layers: int, head
 def pretrain(
     out: Path,
     seed: int = 0,
-    total_tokens: int = 28_000_000,
+    total_tokens: int = 22_000_000,
     learning_rate: float = 4e-3,
     batch_tokens: int = 4_096,
     hidden: int = 128,
@@ -124,7 +127,7 @@ def pretrain(
 ) -> None:
     """Train micro-lm and write it, with its tokenizer, as a Hugging Face folder.
 
-    Playbooks grow from 4 to 64 entries, and documents that only repeat or look up give way to conversations. The
+    Documents that only repeat or look up come first, then conversations, whose playbooks grow to 64 entries. The
     matrices are trained by Muon, which finds the attention patterns of look-up in a tenth of the tokens that AdamW
     takes; embeddings and norms by AdamW. The rate is constant after a warm-up and falls linearly at the end. Every two
     minutes the training state is saved beside the model: the same command goes on from it.
@@ -152,10 +155,8 @@ def pretrain(
     body = cast("nn.Module", torch.compile(model.model, dynamic=True)) if compile_model else model.model
     saved_at = time.monotonic()
     while at.tokens < total_tokens:
-        grown = min(1.0, at.tokens / (GROWTH_SHARE * total_tokens))
         writer.rng.seed(f"micro-lm {seed} pool {at.pools}")
-        writer.max_entries = 4 + int(60 * grown)
-        mix = {kind: MIX_EARLY[kind] * (1 - grown) + MIX_LATE[kind] * grown for kind in MIX_EARLY}
+        writer.max_entries, mix = curriculum(at.tokens)
         losses = []
         for batch in batches(writer, tokenizer, mix, batch_tokens):
             factor = min((at.steps + 1) / warm_up_steps, (1 - at.tokens / total_tokens) / DECAY_SHARE, 1.0)
@@ -174,6 +175,14 @@ def pretrain(
             (out / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
             states = [optimizer.state_dict() for optimizer in optimizers]
             torch.save({"model": model.state_dict(), "optimizers": states, "at": asdict(at)}, out / STATE_FILE)
+
+
+def curriculum(tokens: int) -> tuple[int, dict[str, float]]:
+    """Return the longest playbook and the shares of the documents after so many tokens."""
+    if tokens < FIRST_TOKENS:
+        return 6, MIX_FIRST
+    grown = min(1.0, (tokens - FIRST_TOKENS) / GROWTH_TOKENS)
+    return 6 + int(58 * grown), {kind: MIX_EARLY[kind] * (1 - grown) + MIX_LATE[kind] * grown for kind in MIX_EARLY}
 
 
 def _restore(file: Path, model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer]) -> Position:
