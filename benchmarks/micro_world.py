@@ -1,6 +1,6 @@
 """Runs the quickstart, and variants of it, over seeds: success before and after, truth of the playbook, seconds.
 
-    python benchmarks/micro_world.py --variants resd nf4 full --seeds 0 1 2 --jobs 2 --out benchmarks/results/micro_world.json
+    python benchmarks/micro_world.py --variants resd nf4 --seeds 0 1 2 --jobs 2 --out benchmarks/results/micro_world.json
 
 A variant is the quickstart with other options. What is in the results file already and what a finished run folder holds
 isn't run again. `--figure docs/images/quickstart.png` draws the validation curves of the results.
@@ -86,7 +86,9 @@ def draw(results: list[dict[str, object]], path: Path) -> None:
         name = str(result["variant"])
         axes.plot(updates, values, color=colours[name], alpha=0.8, marker="o", markersize=2.5, label=name)
     axes.axhline(1 / 16, color="grey", linewidth=0.8, linestyle=":")
-    axes.annotate("a guess, 1/16", (0.99, 1 / 16), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    axes.annotate(
+        "a guess, 1/16", (0.99, 1 / 16), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
+    )
     axes.set(xlabel="policy updates", ylabel="success on unseen tapes (mean@4)", ylim=(0, 1.02))
     axes.set_xlim(left=0)
     axes.grid(alpha=0.25)
@@ -103,7 +105,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="*", default=["resd"], choices=list(VARIANTS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--mapping_seeds", nargs="*", type=int, default=[0], help="paired with the seeds, or one for all")
+    parser.add_argument(
+        "--mapping_seeds", nargs="*", type=int, default=[0], help="paired with the seeds, or one for all"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/micro_world"))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=None)
@@ -119,12 +123,21 @@ def main() -> None:
             for seed, world in zip(options.seeds, worlds, strict=True)
         ]
         results = [future.result() for future in asked]
-    print(f"{'variant':16} seed world  first   last   best   true  size  wall s")
-    for r in results:
-        true = float("nan") if r["playbook_true_share"] is None else r["playbook_true_share"]
+    shown = (
+        "variant",
+        "seed",
+        "mapping_seed",
+        "first",
+        "last",
+        "best",
+        "playbook_true_share",
+        "playbook_size",
+        "wall_s",
+    )
+    print("  ".join(shown))
+    for result in results:
         print(
-            f"{r['variant']:16} {r['seed']:4} {r['mapping_seed']:5} {r['first']:6.3f} {r['last']:6.3f} {r['best']:6.3f} "
-            f"{true:6.2f} {r['playbook_size']:5} {r['wall_s']:7.1f}"
+            "  ".join(f"{result[name]:.3f}" if isinstance(result[name], float) else str(result[name]) for name in shown)
         )
     if options.out is not None:
         earlier = json.loads(options.out.read_text())["runs"] if options.out.exists() else []

@@ -26,7 +26,7 @@ Judge = Callable[[str], bool]
 Case = tuple[str, Judge]
 """A prompt, and the judge of its answer."""
 ADD_ONLY: tuple[OperationName, ...] = ("ADD",)
-MAX_NEW_TOKENS = 40
+MAX_NEW_TOKENS = 64
 BATCH = 128
 
 

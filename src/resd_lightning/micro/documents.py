@@ -2,8 +2,9 @@
 
 A document is a chat through the same templates and JSON that a run uses, so the model learns the skills that RESD asks
 of a large one (apply a stated rule, look it up, infer it from evidence, write a lesson, tag an entry) and nothing about
-any machine. It is never shown evidence without an insight in front of an answer: inferring and applying in one pass is
-not among its skills. A document that shows a playbook asks about several of its machines, one turn each: reading a
+any machine. Whoever is shown evidence without an insight guesses, in these documents: without them a model of this kind
+learns to infer and apply in one pass, and raw feedback would do for it what it takes a reflection to do for a large
+model on a hard task. A document that shows a playbook asks about several of its machines, one turn each: reading a
 playbook is most of the cost, and finding an entry in it is the skill that comes last.
 """
 
@@ -59,6 +60,10 @@ class Entry:
         return lesson(self.machine, self.rule)
 
 
+Verdict = tuple[Entry, str]
+"""An entry, and helpful or harmful."""
+
+
 @dataclass(frozen=True)
 class Topic:
     """What one turn is about: a machine, the entries that speak of it, and a tape.
@@ -103,9 +108,23 @@ class Topic:
         rules = [entry.rule for entry in self.own if entry.rule != self.tried]
         return rules[-1] if rules else None
 
-    def tags(self) -> list[tuple[str, str]]:
+    def compared_with(self, rule: Rule) -> str:
+        """Return the machine's entries spelled out, each compared with a rule part by part.
+
+        A model this small can compare two words that stand side by side, and hardly two rules that it has to find.
+        """
+        return " ; ".join(
+            f"{one.lesson} {one.id} : {_compare(one.rule.order, rule.order)} {_compare(one.rule.paint, rule.paint)}"
+            for one in self.own
+        )
+
+    def tags(self) -> list[Verdict]:
         """Return the verdict on each of the machine's entries, given the truth."""
-        return [(entry.id, "helpful" if entry.rule == self.truth else "harmful") for entry in self.own]
+        return [(entry, "helpful" if entry.rule == self.truth else "harmful") for entry in self.own]
+
+
+def _compare(found: str, wanted: str) -> str:
+    return f"{found} {wanted} {'same' if found == wanted else 'other'}"
 
 
 Asked = tuple[TemplateName, Sections, str]
@@ -202,33 +221,38 @@ def copy_solution(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -
 
 
 def try_another(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -> Asked:
-    """Return a question after a failed trial: what an entry says unless it was tried, else any other rule."""
+    """Return a question after a failed trial: what an entry says unless it was tried, else any other rule.
+
+    Evidence changes nothing: to use it takes a reflection.
+    """
     topic = writer.topic(machine, book)
     rule = topic.unrefuted or writer.other(topic.tried)
-    sections = Sections(topic.question, trial=topic.trial, feedback=NO_EVIDENCE)
+    said = writer.rng.choice((evidence(machine, topic.truth), NO_EVIDENCE))
+    sections = Sections(topic.question, trial=topic.trial, feedback=said)
     return "teacher", sections, response(machine, rule, topic.tape)
 
 
 def reflect(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -> Asked:
     """Return a failure to reflect on: evidence names the rule and judges the entries; without it, entries may serve."""
     rng, topic = writer.rng, writer.topic(machine, book)
-    trial, said = topic.trial, NO_EVIDENCE
+    trial, said, analysis = topic.trial, NO_EVIDENCE, topic.compared_with(topic.tried)
     if rng.random() < 0.6:
-        said = evidence(machine, topic.truth)
+        said, analysis = evidence(machine, topic.truth), topic.compared_with(topic.truth)
         insight, tags = topic.insight.key_insight, topic.tags()
     elif rng.random() < 0.1:
         trial, said = " ".join(rng.choices(REPEATABLE, k=rng.randint(1, 12))), MALFORMED
-        insight, tags = (topic.own[-1].lesson if topic.own else ""), []
+        insight, tags, analysis = (topic.own[-1].lesson if topic.own else ""), [], ""
     else:
         insight = lesson(machine, topic.unrefuted) if topic.unrefuted else ""
-        tags = [(entry.id, "harmful") for entry in topic.own if entry.rule == topic.tried]
-    return "reflect", Sections(topic.question, trial=trial, feedback=said), reflection_json(insight, tags)
+        tags = [(entry, "harmful") for entry in topic.own if entry.rule == topic.tried]
+    return "reflect", Sections(topic.question, trial=trial, feedback=said), reflection_json(analysis, insight, tags)
 
 
 def tag(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -> Asked:
     """Return a success to tag entries by."""
     topic = writer.topic(machine, book)
-    return "tag", Sections(topic.question, solution=topic.solution), tags_json(topic.tags())
+    answer = tags_json(topic.compared_with(topic.truth), topic.tags())
+    return "tag", Sections(topic.question, solution=topic.solution), answer
 
 
 def curate(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -> Asked:
@@ -236,7 +260,8 @@ def curate(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -> Asked
     topic = writer.topic(machine, book)
     said = topic.insight.key_insight
     is_new = all(entry.lesson != said for entry in topic.own)
-    return "curate", Sections(topic.question, reflection=topic.insight), operations_json(said if is_new else None)
+    answer = operations_json(topic.compared_with(topic.truth), said if is_new else None)
+    return "curate", Sections(topic.question, reflection=topic.insight), answer
 
 
 ASKED: dict[str, Callable[[DocumentWriter, str, Sequence[Entry]], Asked]] = {
@@ -248,16 +273,16 @@ ASKED: dict[str, Callable[[DocumentWriter, str, Sequence[Entry]], Asked]] = {
     "tag": tag,
     "curate": curate,
 }
-WITHOUT_BOOK = {"apply_insight": 0.5, "copy_solution": 0.15, "reflect": 0.35}
+WITHOUT_BOOK = {"apply_insight": 0.45, "copy_solution": 0.15, "try_another": 0.05, "reflect": 0.35}
 """Weights of the turns that practise a skill without a playbook around it."""
 TURN_WEIGHTS = {
-    "look_up": 0.25,
-    "apply_insight": 0.1,
+    "look_up": 0.2,
+    "apply_insight": 0.08,
     "copy_solution": 0.05,
     "try_another": 0.1,
-    "reflect": 0.24,
-    "tag": 0.12,
-    "curate": 0.14,
+    "reflect": 0.27,
+    "tag": 0.15,
+    "curate": 0.15,
 }
 
 
@@ -275,11 +300,8 @@ def recall(writer: DocumentWriter) -> list[Turn]:
     book = writer.book()
     latest = {entry.machine: entry for entry in book}
     asked = writer.rng.sample(list(latest), k=min(len(latest), writer.rng.randint(1, 24)))
-    shown = " ".join(f"{entry.id} {entry.lesson} ;" for entry in book)
-    if writer.rng.random() < 0.5:
-        found = " ; ".join(f"{machine} {latest[machine].id}" for machine in asked)
-        return [(f"book {shown} recall id {' '.join(asked)}", found)]
-    found = " ; ".join(latest[machine].lesson for machine in asked)
+    shown = " ".join(f"{entry.lesson} {entry.id} ;" for entry in book)
+    found = " ; ".join(f"{latest[machine].lesson} {latest[machine].id}" for machine in asked)
     return [(f"book {shown} recall {' '.join(asked)}", found)]
 
 
@@ -301,7 +323,7 @@ def converse(writer: DocumentWriter) -> list[Turn]:
 
 
 def practise(writer: DocumentWriter) -> list[Turn]:
-    """Return turns without a playbook: apply a stated rule, copy a solution, infer a rule from evidence."""
+    """Return turns without a playbook: apply a stated rule, copy a solution, guess, infer a rule from evidence."""
     machines = writer.rng.sample(MACHINES, k=writer.rng.randint(1, MAX_TURNS))
     return writer.conversation(_kinds(writer, WITHOUT_BOOK, len(machines)), machines, [])
 
@@ -321,23 +343,22 @@ DOCUMENTS: dict[str, Callable[[DocumentWriter], list[Turn]]] = {
 # The JSON of its answers, with a space between its tokens
 
 
-def reflection_json(insight: str, tags: Sequence[tuple[str, str]]) -> str:
+def reflection_json(analysis: str, insight: str, tags: Sequence[Verdict]) -> str:
     """Return a reflection as the micro-lm spells it."""
-    return f'{{"key_insight":" {insight} ","tags":[{_tag_list(tags)} ]}}'
+    return f'{{"analysis":" {analysis} ","key_insight":" {insight} ","tags":[{_tag_list(tags)} ]}}'
 
 
-def tags_json(tags: Sequence[tuple[str, str]]) -> str:
+def tags_json(analysis: str, tags: Sequence[Verdict]) -> str:
     """Return the answer about a success."""
-    return f'{{"tags":[{_tag_list(tags)} ]}}'
+    return f'{{"analysis":" {analysis} ","tags":[{_tag_list(tags)} ]}}'
 
 
-def operations_json(addition: str | None) -> str:
+def operations_json(analysis: str, addition: str | None) -> str:
     """Return a curator's answer: one addition, or none."""
-    if addition is None:
-        return '{"operations":[ ]}'
-    return f'{{"operations":[ {{"type":"ADD","section":"others","content":" {addition} "}} ]}}'
+    added = "" if addition is None else f' {{"type":"ADD","section":"others","content":" {addition} "}}'
+    return f'{{"analysis":" {analysis} ","operations":[{added} ]}}'
 
 
-def _tag_list(tags: Sequence[tuple[str, str]]) -> str:
-    spelled = [f'{{"id":" {id_} ","tag":{json.dumps(kind)}}}' for id_, kind in tags]
+def _tag_list(tags: Sequence[Verdict]) -> str:
+    spelled = [f'{{"id":" {entry.id} ","tag":{json.dumps(verdict)}}}' for entry, verdict in tags]
     return "".join(f" {',' if number else ''}{text}" for number, text in enumerate(spelled))

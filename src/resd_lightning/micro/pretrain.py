@@ -29,9 +29,9 @@ MIX_FIRST = {"repeat": 0.4, "recall": 0.6, "practise": 0.0, "converse": 0.0}
 MIX_EARLY = {"repeat": 0.1, "recall": 0.35, "practise": 0.4, "converse": 0.15}
 MIX_LATE = {"repeat": 0.05, "recall": 0.15, "practise": 0.15, "converse": 0.65}
 """Shares of the documents; a conversation is some ten times as long as what is repeated or recalled."""
-FIRST_TOKENS = 2_000_000
+FIRST_TOKENS = 1_700_000
 """Tokens of the first mix: looking up is learned in one sudden step, and the sooner the less else is asked."""
-GROWTH_TOKENS = 10_000_000
+GROWTH_TOKENS = 4_500_000
 """Tokens after those over which playbooks grow to 64 entries and the mix goes from early to late."""
 DECAY_SHARE = 0.3
 """Share of the tokens, the last ones, over which the rate falls to zero."""
@@ -116,7 +116,7 @@ def new_model(tokenizer: PreTrainedTokenizerBase, hidden: int, layers: int, head
 def pretrain(
     out: Path,
     seed: int = 0,
-    total_tokens: int = 22_000_000,
+    total_tokens: int = 12_500_000,
     learning_rate: float = 4e-3,
     batch_tokens: int = 4_096,
     hidden: int = 128,
@@ -207,9 +207,7 @@ def new_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     ]
 
 
-def _step(
-    model: LlamaForCausalLM, body: nn.Module, optimizers: Sequence[torch.optim.Optimizer], batch: Batch
-) -> float:
+def _step(model: LlamaForCausalLM, body: nn.Module, optimizers: Sequence[torch.optim.Optimizer], batch: Batch) -> float:
     learned = batch.is_learned[:, 1:]
     hidden = body(input_ids=batch.ids[:, :-1]).last_hidden_state[learned]  # (B, T, H) -> (learned, H)
     loss = cross_entropy(model.lm_head(hidden), batch.ids[:, 1:][learned])

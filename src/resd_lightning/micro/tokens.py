@@ -10,19 +10,20 @@ from resd_lightning.micro.world import COLOURS, MAX_MACHINES, ORDERS, PAINTS, ma
 
 USER, ASSISTANT, END, PAD, UNKNOWN = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>", "<|unknown|>"
 SECTION_WORDS = ("book", "solved", "tried", "said", "insight", "reflect", "tag", "curate")
-WORDS = ("machine", "tape", "rule", "answer", "turns", "into", "wrong", "malformed", ";", "repeat", "recall", "id")
+WORDS = ("machine", "tape", "rule", "answer", "turns", "into", "wrong", "malformed", ";", "repeat", "recall")
+COMPARISON_WORDS = (":", "same", "other")
 MAX_ENTRIES_EVER = 800
 """Playbook entries that have a name in the vocabulary: e00001 to e00800."""
 JSON_WORDS = (
-    '{"key_insight":"',
+    '{"analysis":"',
+    '","key_insight":"',
     '","tags":[',
-    '{"tags":[',
     '{"id":"',
     ',{"id":"',
     '","tag":"helpful"}',
     '","tag":"harmful"}',
     "]}",
-    '{"operations":[',
+    '","operations":[',
     '{"type":"ADD","section":"others","content":"',
     '"}',
 )
@@ -46,7 +47,18 @@ def micro_tokenizer() -> PreTrainedTokenizerFast:
     ids = [entry_id(number) for number in range(1, MAX_ENTRIES_EVER + 1)]
     machines = [machine_name(number) for number in range(MAX_MACHINES)]
     control = [PAD, UNKNOWN, USER, ASSISTANT, END]
-    words = [*control, *COLOURS, *ORDERS, *PAINTS, *WORDS, *SECTION_WORDS, *JSON_WORDS, *machines, *ids]
+    words = [
+        *control,
+        *COLOURS,
+        *ORDERS,
+        *PAINTS,
+        *WORDS,
+        *COMPARISON_WORDS,
+        *SECTION_WORDS,
+        *JSON_WORDS,
+        *machines,
+        *ids,
+    ]
     vocabulary = {word: number for number, word in enumerate(words)}
     raw = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token=UNKNOWN))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
