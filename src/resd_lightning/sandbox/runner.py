@@ -1,0 +1,146 @@
+"""Runs one program inside the sandbox: limits, source, calls. A script of its own; the package imports its constants.
+
+It runs under a bare interpreter (`python -I -S`) and imports little, as every program pays for its start. Nothing in
+here judges: whatever the program does to this process, only data leaves it.
+
+Usage: runner.py JOB_FD CHANNEL_FD
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+
+TYPE_CHECKING = False  # type checkers take this name for true; importing typing itself would double the start-up
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import IO, NoReturn, TypedDict
+
+    class Job(TypedDict):
+        """What `execute` hands over: the program, its limits, and how `launch` isolates it."""
+
+        source: str
+        function: str
+        calls: list[list[object]]
+        limits: dict[str, int]
+        kind: str
+        folders: list[str]
+        scratch: str
+
+
+STARTED = b"started\n"
+MEMORY_STATUS = 77
+_CHANNEL = 3
+_ERROR_CHARS = 400
+
+
+def main(job: Job, channel_fd: int) -> NoReturn:
+    """Confine this process to its limits, run the job's source, make its calls, and exit."""
+    os.dup2(channel_fd, _CHANNEL)
+    os.closerange(_CHANNEL + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    os.environ.clear()  # the interpreter itself may have set a locale
+    sys.argv = ["program.py"]
+    limit_resources(job["limits"])
+    status = 1
+    # What only the sandbox can say comes first: without this line it is the sandbox that failed, not the program.
+    os.write(_CHANNEL, STARTED)
+    try:
+        with open(_CHANNEL, "wb", buffering=0) as channel:
+            run_program(job, channel)
+        status = 0
+    except SystemExit as stop:
+        status = exit_status(stop.code)
+    except MemoryError:
+        status = MEMORY_STATUS
+    except BaseException as error:  # noqa: BLE001  # the program's own: whatever it raised is its end
+        sys.__excepthook__(type(error), error.with_traceback(program_traceback(error)), None)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BaseException:  # noqa: BLE001  # the program may have closed or replaced it
+                status = status or 1
+        os._exit(status)
+
+
+def limit_resources(limits: dict[str, int]) -> None:
+    """Lower this process's limits for good: soft and hard ones alike."""
+    for name, value in {
+        "RLIMIT_CORE": 0,
+        "RLIMIT_CPU": limits["cpu_s"],
+        "RLIMIT_AS": limits["memory_mib"] << 20,
+        "RLIMIT_FSIZE": limits["file_mib"] << 20,
+        "RLIMIT_NOFILE": 64,
+        "RLIMIT_NPROC": limits["processes"],
+        "RLIMIT_MEMLOCK": 0,
+        "RLIMIT_MSGQUEUE": 0,
+    }.items():
+        if (kind := getattr(resource, name, None)) is not None:
+            hard = resource.getrlimit(kind)[1]
+            bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(kind, (bound, bound))
+
+
+def run_program(job: Job, channel: IO[bytes]) -> None:
+    """Execute the source as a module, then write one JSON line per call."""
+    function_name = job["function"]
+    module = type(sys)("program" if function_name else "__main__")
+    sys.modules[module.__name__] = module  # dataclasses and pickle look their module up
+    exec(compile(job["source"], "program.py", "exec", dont_inherit=True), module.__dict__)
+    if not function_name:
+        return
+    function = module.__dict__.get(function_name)
+    if not callable(function):
+        raise NameError(f"the program defines no function {function_name}")
+    dumps = json.dumps
+    for arguments in job["calls"]:
+        channel.write(outcome(function, arguments, dumps).encode("ascii") + b"\n")
+
+
+def outcome(function: Callable[..., object], arguments: list[object], dumps: Callable[..., str]) -> str:
+    """Return the JSON line of one call: its value, or why there is none."""
+    try:
+        value = function(*arguments)
+    except BaseException as error:  # noqa: BLE001  # one call's failure is that call's; the next is made all the same
+        return dumps({"error": describe(error)})
+    try:
+        return dumps({"value": value})
+    except (TypeError, ValueError, RecursionError):
+        return dumps({"error": f"it returned a {type(value).__name__} that is not plain data (lists and numbers)"})
+
+
+def describe(error: BaseException) -> str:
+    """Return the exception in one line, with the program's innermost line."""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    line, frame = 0, error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == "program.py":
+            line = frame.tb_lineno
+        frame = frame.tb_next
+    return f"{text[:_ERROR_CHARS]} (line {line})" if line else text[:_ERROR_CHARS]
+
+
+def program_traceback(error: BaseException) -> TracebackType | None:
+    """Return the traceback from the program's first frame on; None where only this script stands in it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != "program.py":
+        trace = trace.tb_next
+    return trace
+
+
+def exit_status(code: object) -> int:
+    """Return the status that `sys.exit(code)` stands for."""
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF
+    sys.stderr.write(f"{code}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    with open(int(sys.argv[1]), encoding="ascii") as file:
+        main(json.load(file), int(sys.argv[2]))
