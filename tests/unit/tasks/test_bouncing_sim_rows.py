@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+import sys
 import zlib
 from pathlib import Path
 
@@ -91,13 +92,20 @@ def test_the_pickled_form_is_refused_and_never_unpickled(tmp_path: Path, value: 
         BouncingSimTask(train_path=path).examples("train")
 
 
-def test_without_a_file_it_says_what_to_download_and_where_to_name_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train_path is not set.*bouncingsim-MULTIOBJ_MULTIOBJ-easy.*in train_path"):
+def test_without_a_file_or_box2d_it_says_what_to_install_or_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "Box2D", None)
+    words = r"train_path is not set, and .* the extra `bouncing`.*bouncingsim-MULTIOBJ_MULTIOBJ-easy.*in train_path"
+    with pytest.raises(ConfigError, match=words):
         BouncingSimTask().examples("train")
-    with pytest.raises(ConfigError, match="test_path is not set"):
-        BouncingSimTask().examples("val")
+    with pytest.raises(ConfigError, match="test_path is not set, but the other path is"):
+        BouncingSimTask(train_path="x").examples("val")
     with pytest.raises(FileNotFoundError, match=r"train_path: .*absent.jsonl is not a file. Download"):
         BouncingSimTask(train_path=str(tmp_path / "absent.jsonl")).examples("train")
+
+
+def test_a_file_without_rows_or_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with pytest.raises(ValueError, match="empty holds no rows"):
         BouncingSimTask(train_path=str(tmp_path / "empty")).examples("train")
@@ -115,8 +123,16 @@ def test_required_isolation_is_checked_before_any_rollout(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("train_size", 0), ("test_size", 0), ("timeout_s", 0), ("memory_mib", 1), ("max_shown_times", 0)]
+    ("key", "value"),
+    [
+        ("train_size", 0),
+        ("test_size", 0),
+        ("timeout_s", 0),
+        ("memory_mib", 1),
+        ("max_shown_times", 0),
+        ("difficulty", "odd"),
+    ],
 )
-def test_settings_out_of_range_are_refused_by_name(key: str, value: int) -> None:
+def test_settings_out_of_range_are_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=key):
         BouncingSimTask(**{key: value})  # type: ignore[arg-type]
