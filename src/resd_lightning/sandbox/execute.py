@@ -16,7 +16,7 @@ from typing import IO, Final
 
 from resd_lightning.sandbox.command import Kind, command, library_folders
 from resd_lightning.sandbox.program import CallOutcome, Ended, Limits, Program, SandboxResult
-from resd_lightning.sandbox.runner import MEMORY_STATUS, STARTED
+from resd_lightning.sandbox.runner import MEMORY_STATUS, STARTED, plain, read_plain
 
 _CHUNK_BYTES: Final = 1 << 16
 _POLL_S: Final = 0.1
@@ -85,7 +85,7 @@ def _job_file(program: Program, limits: Limits, kind: Kind, scratch: str) -> Ite
     job = {
         "source": program.source,
         "function": program.function,
-        "calls": program.calls,
+        "calls": [[plain(argument) for argument in arguments] for arguments in program.calls],
         "limits": asdict(limits),
         "kind": kind,
         "folders": library_folders(),
@@ -195,11 +195,11 @@ def _outcomes(channel: str, expected: int) -> tuple[CallOutcome, ...]:
 
 def _outcome(line: str) -> CallOutcome:
     try:
-        read = json.loads(line)
-    except (ValueError, RecursionError):  # ValueError: also a number with thousands of digits
-        return CallOutcome(None, "it returned a value that could not be read back")
-    if isinstance(read, dict) and isinstance(read.get("error"), str):
-        return CallOutcome(None, read["error"])
-    if isinstance(read, dict) and "value" in read:
-        return CallOutcome(read["value"])
+        match json.loads(line):
+            case {"error": str(error)}:
+                return CallOutcome(None, error)
+            case {"value": value}:
+                return CallOutcome(read_plain(value))
+    except (ValueError, TypeError, RecursionError):  # a number with thousands of digits, a set of lists, deep nesting
+        pass
     return CallOutcome(None, "it returned a value that could not be read back")

@@ -50,7 +50,7 @@ class Program:
         source: Python text, as the model wrote it.
         stdin: What it reads from standard input.
         function: Name of a function to call once the source has run; empty runs the source alone, as `__main__`.
-        calls: The positional arguments of each call, plain JSON data.
+        calls: The positional arguments of each call, plain data.
     """
 
     source: str
@@ -61,10 +61,10 @@ class Program:
 
 @dataclass(frozen=True)
 class CallOutcome:
-    """What one call returned, as JSON data (tuples have become lists), or how it failed.
+    """What one call returned, as plain data, or how it failed.
 
     Attributes:
-        value: The returned value; None also where the call failed. Floats may be nan or infinite.
+        value: The returned numbers, text and containers of them; None also where the call failed. Floats may be nan.
         error: The exception and its line, or that the value is no plain data; empty where the call returned.
     """
 

@@ -96,7 +96,8 @@ def run_program(job: Job, channel: IO[bytes]) -> None:
     if not callable(function):
         raise NameError(f"the program defines no function {function_name}")
     dumps = json.dumps
-    for arguments in job["calls"]:
+    for encoded in job["calls"]:
+        arguments = [read_plain(argument) for argument in encoded]
         channel.write(outcome(function, arguments, dumps).encode("ascii") + b"\n")
 
 
@@ -107,9 +108,48 @@ def outcome(function: Callable[..., object], arguments: list[object], dumps: Cal
     except BaseException as error:  # noqa: BLE001  # one call's failure is that call's; the next is made all the same
         return dumps({"error": describe(error)})
     try:
-        return dumps({"value": value})
+        return dumps({"value": plain(value)})
     except (TypeError, ValueError, RecursionError):
-        return dumps({"error": f"it returned a {type(value).__name__} that is not plain data (lists and numbers)"})
+        return dumps(
+            {"error": f"it returned a {type(value).__name__} that is not plain data (numbers, text, lists and alike)"}
+        )
+
+
+def plain(value: object) -> object:
+    """Return the value for JSON, with containers marked by their kind, so that tuples don't come back as lists.
+
+    Raises:
+        TypeError: It is no plain data: not numbers, text, and lists, tuples, sets and dicts of them.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {"dict": [[plain(key), plain(item)] for key, item in value.items()]}
+    for kind in (list, tuple, set, frozenset):
+        if isinstance(value, kind):
+            return {kind.__name__: [plain(item) for item in value]}
+    raise TypeError(f"a {type(value).__name__} is no plain data")
+
+
+def read_plain(value: object) -> object:
+    """Undo `plain`; what comes from a program may have any form.
+
+    Raises:
+        ValueError: It isn't of that form.
+        TypeError: A key or an element can't be hashed.
+    """
+    match value:
+        case {"list": list(items)}:
+            return [read_plain(item) for item in items]
+        case {"tuple": list(items)}:
+            return tuple(read_plain(item) for item in items)
+        case {"set": list(items)} | {"frozenset": list(items)}:
+            return {read_plain(item) for item in items}
+        case {"dict": list(items)}:
+            return {read_plain(key): read_plain(item) for key, item in items}
+        case None | bool() | int() | float() | str():
+            return value
+    raise ValueError("no plain data")
 
 
 def describe(error: BaseException) -> str:

@@ -54,12 +54,21 @@ def test_calls_come_back_as_data_in_order_and_one_failure_is_one_calls() -> None
         "    if t == 4: return float('nan')\n    return (t, [Ball(t).x])\n"
     )
     result = SANDBOX.run(Program(source, function="f", calls=((1,), (2,), (3,), (4,), (5,))))
-    assert result.calls[0] == CallOutcome([1, [1]])
+    assert result.calls[0] == CallOutcome((1, [1]))
     assert result.calls[1] == CallOutcome(None, "KeyError: 'two' (line 7)")
     assert "a set that is not plain data" in result.calls[2].error
     assert result.calls[3].value != result.calls[3].value
-    assert result.calls[4].value == [5, [5]]
+    assert result.calls[4].value == (5, [5])
     assert result.ended is Ended.OK
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 3, -0.5, "a\n\u00e9", [], [1, [2]], (1, (2,)), {1, 2}, {"a": 1, 2: (3,)}, {(1, 2): {3}}, 10**30],
+)
+def test_plain_values_come_back_as_they_were(value: object) -> None:
+    outcome = SANDBOX.run(Program(f"def f(): return {value!r}", function="f", calls=((),))).calls[0]
+    assert (outcome.value, type(outcome.value), outcome.error) == (value, type(value), "")
 
 
 def test_a_program_without_the_function_makes_no_calls() -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from resd_lightning.records import Example, Feedback
 from resd_lightning.tasks.bouncing_sim import BouncingSimTask
-from resd_lightning.tasks.bouncing_sim.answer import extract_program
 from resd_lightning.tasks.bouncing_sim.asserts import PositionTest, read_asserts
 from resd_lightning.tasks.bouncing_sim.verdict import MAX_FEEDBACK_CHARS, problem_with
+from resd_lightning.tasks.python_answer import extract_program
 
 # Object 1 moves right by 100 a second, object 2 up by 200 a second; three times.
 ANSWER = tuple(
@@ -152,7 +152,7 @@ def test_a_response_without_a_program_is_told_so() -> None:
     ],
 )
 def test_the_program_is_the_last_python_block(response: str, program: str | None) -> None:
-    assert extract_program(response) == program
+    assert extract_program(response, "def predict_position") == program
 
 
 def test_asserts_are_read_as_what_they_say() -> None:

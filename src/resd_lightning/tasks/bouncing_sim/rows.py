@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from resd_lightning.records import Example, Message
 from resd_lightning.tasks.bouncing_sim.asserts import read_asserts
@@ -16,11 +16,30 @@ _BASE64: Final = re.compile(r"[A-Za-z0-9+/\s]+=*\s*")
 
 
 def load_examples(path: Path, *, key: str) -> tuple[Example, ...]:
-    """Read a file of public rows, one JSON object per line or all in one JSON list.
+    """Read a file of public rows; as `read_examples`."""
+
+    def read_answer(ground_truth: object) -> tuple[str, ...]:
+        asserts = _decode_asserts(ground_truth) if isinstance(ground_truth, str) else ground_truth
+        try:
+            read_asserts(asserts)
+        except ValueError as error:
+            raise ValueError(f"ground_truth: {error}") from error
+        return tuple(cast("list[str]", asserts))
+
+    return read_examples(path, key=key, field="ground_truth", hint=how_to_get(str(path)), read_answer=read_answer)
+
+
+def read_examples(
+    path: Path, *, key: str, field: str, hint: str, read_answer: Callable[[object], object]
+) -> tuple[Example, ...]:
+    """Read a file of rows with messages, an id and an answer: one JSON object per line, or all in one JSON list.
 
     Args:
         path: The file.
         key: The config key that named it, for errors.
+        field: The row's field that holds what the task verifies against.
+        hint: What to do where nothing is there.
+        read_answer: Makes an example's answer of that field; raises ValueError if it can't.
 
     Raises:
         FileNotFoundError: Nothing is there; the text says what to download.
@@ -28,7 +47,7 @@ def load_examples(path: Path, *, key: str) -> tuple[Example, ...]:
             list the row.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{key}: {path} is not a file. {how_to_get(str(path))}")
+        raise FileNotFoundError(f"{key}: {path} is not a file. {hint}")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -36,7 +55,7 @@ def load_examples(path: Path, *, key: str) -> tuple[Example, ...]:
     examples: dict[str, Example] = {}
     for where, value in _decode(text, f"{key}: {path}"):
         try:
-            example = _read_row(value)
+            example = _read_row(value, field, read_answer)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         if example.id in examples:
@@ -73,22 +92,16 @@ def _decode(text: str, source: str) -> Iterator[tuple[str, object]]:
             raise ValueError(f"{source}, line {number}: broken JSON: {error.msg}") from error
 
 
-def _read_row(value: object) -> Example:
+def _read_row(value: object, field: str, read_answer: Callable[[object], object]) -> Example:
     if not isinstance(value, dict):
         raise ValueError(f"a row must be an object, got {type(value).__name__}")
-    for field in ("messages", "ground_truth", "id"):
-        if field not in value:
-            raise ValueError(f"the field {field} is missing")
+    for name in ("messages", field, "id"):
+        if name not in value:
+            raise ValueError(f"the field {name} is missing")
     if not isinstance(value["id"], str) or not value["id"]:
         raise ValueError(f"id must be a non-empty string, got {value['id']!r:.60}")
-    asserts = value["ground_truth"]
-    if isinstance(asserts, str):
-        asserts = _decode_asserts(asserts)
-    try:
-        read_asserts(asserts)
-    except ValueError as error:
-        raise ValueError(f"ground_truth: {error}") from error
-    return Example(value["id"], _read_messages(value["messages"]), tuple(asserts))
+    answer = read_answer(value[field])
+    return Example(value["id"], _read_messages(value["messages"]), answer)
 
 
 def _decode_asserts(text: str) -> object:

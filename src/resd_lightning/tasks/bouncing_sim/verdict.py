@@ -13,8 +13,8 @@ from typing import Final
 
 from resd_lightning.records import Feedback
 from resd_lightning.sandbox import Ended, Program, Sandbox, SandboxResult
-from resd_lightning.tasks.bouncing_sim.answer import extract_program
 from resd_lightning.tasks.bouncing_sim.asserts import FUNCTION, PositionTest
+from resd_lightning.tasks.python_answer import extract_program
 
 MAX_SOURCE_CHARS: Final = 200_000
 MAX_FEEDBACK_CHARS: Final = 4_000
@@ -39,7 +39,7 @@ def judge(tests: Sequence[PositionTest], response: str, sandbox: Sandbox, max_sh
         ConfigError: Isolation is required and the machine has none.
         SandboxError: The sandbox failed.
     """
-    source = extract_program(response)
+    source = extract_program(response, f"def {FUNCTION}")
     if source is None:
         return _no_run(
             tests,
@@ -68,7 +68,7 @@ def problem_with(value: object, test: PositionTest) -> str:
 
     The test is the assert's: the mean over the objects of the Euclidean distance is within the tolerance.
     """
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):
         return f"it returned {_clip(value)}, not a list of [x, y] positions"
     wanted = len(test.positions)
     if len(value) != wanted:
@@ -133,7 +133,7 @@ def _no_run(tests: Sequence[PositionTest], text: str) -> Feedback:
 
 def _is_pair(position: object) -> bool:
     return (
-        isinstance(position, list)
+        isinstance(position, list | tuple)
         and len(position) == 2
         and all(isinstance(coordinate, int | float) and not isinstance(coordinate, bool) for coordinate in position)
     )

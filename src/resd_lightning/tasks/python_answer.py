@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import Final
 
-from resd_lightning.tasks.bouncing_sim.asserts import FUNCTION
 from resd_lightning.thinking import strip_thinking
 
 _PYTHON: Final = ("python", "python3", "py")
 
 
-def extract_program(response: str) -> str | None:
+def extract_program(response: str, sign: str) -> str | None:
     """Return the program's text, or None if the response holds none.
 
     Blocks marked as Python come first, then unmarked ones; of each the last counts, and one that the response leaves
-    open counts as well. Without any, the whole text is taken if it defines the function.
+    open counts as well. Without any, the whole text is taken if the sign, for example `def`, is in it.
     """
     text = strip_thinking(response)
     blocks = _fenced_blocks(text)
     for languages in (_PYTHON, ("",)):
         if fitting := [block for language, block in blocks if language in languages]:
             return fitting[-1]
-    return text if not blocks and f"def {FUNCTION}" in text else None
+    return text if not blocks and sign in text else None
 
 
 def _fenced_blocks(text: str) -> list[tuple[str, str]]:
