@@ -17,6 +17,7 @@ from typing import IO, Final
 from resd_lightning.sandbox.command import Kind, command, library_folders
 from resd_lightning.sandbox.program import CallOutcome, Ended, Limits, Program, SandboxResult
 from resd_lightning.sandbox.runner import MEMORY_STATUS, STARTED, plain, read_plain
+from resd_lightning.sandbox.system_calls import call_filter
 
 _CHUNK_BYTES: Final = 1 << 16
 _POLL_S: Final = 0.1
@@ -90,6 +91,7 @@ def _job_file(program: Program, limits: Limits, kind: Kind, scratch: str) -> Ite
         "kind": kind,
         "folders": library_folders(),
         "scratch": scratch,
+        "call_filter": call_filter(),
     }
     with tempfile.TemporaryFile("w+", encoding="ascii") as file:
         json.dump(job, file)
