@@ -99,6 +99,18 @@ def test_a_program_that_hangs_keeps_what_it_passed_before() -> None:
     assert "t = 1.5: it was not reached any more" in feedback.text
 
 
+def test_each_kind_of_failure_is_shown_however_many_there_are_of_another() -> None:
+    program = (
+        "def predict_position(t):\n    if t > 8: raise ValueError('late')\n    if t > 7: return []\n"
+        "    return [[900 * t, 0]]"
+    )
+    answer = tuple(f"assert check_distance(predict_position({t}), [[{t}, 0]]) <= 50" for t in range(1, 10))
+    text = TASK.verify(Example("e", EXAMPLE.messages, answer), f"```python\n{program}\n```").text
+    assert text.count("the mean distance") == 3
+    assert "\n- t = 8: it returned 0 positions for 1 object.\n- t = 9: it raised ValueError: late (line 2)." in text
+    assert text.endswith("\n4 more failing times are not shown.")
+
+
 @pytest.mark.parametrize(
     "program",
     [

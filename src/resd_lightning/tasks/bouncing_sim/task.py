@@ -37,7 +37,7 @@ class BouncingSimTask(Task):
         timeout_s: Seconds that one program may take for all its times together.
         memory_mib: Memory that one program may use.
         require_isolation: Refuse to run programs unless network, files and other processes are out of their reach.
-        max_shown_times: How many kinds of failure a feedback text describes, earliest first.
+        max_shown_times: How many failing times of each kind a feedback text describes, earliest first.
     """
 
     def __init__(

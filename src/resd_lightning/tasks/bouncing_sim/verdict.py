@@ -6,6 +6,7 @@ The sandbox brings the positions back as data; whether they are right is decided
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -108,7 +109,7 @@ def _problem_of_call(test: PositionTest, result: SandboxResult, number: int, wal
 
 
 def _describe(verdicts: Sequence[_Verdict], max_shown_times: int) -> str:
-    """Say until when it was right, then what is wrong at the earliest failing times; equal problems are one line."""
+    """Say until when it was right, then the earliest failures of each kind; equal problems are one line."""
     in_time = sorted(verdicts, key=lambda verdict: verdict.t)
     right = [verdict.t for verdict in takewhile(lambda verdict: not verdict.problem, in_time)]
     until = f"right up to t = {right[-1]:g}" if right else f"wrong from the first time, t = {in_time[0].t:g}"
@@ -117,14 +118,18 @@ def _describe(verdicts: Sequence[_Verdict], max_shown_times: int) -> str:
     for verdict in in_time:
         if verdict.problem:
             times.setdefault(verdict.problem, []).append(verdict.t)
-    for shown, (problem, at) in enumerate(times.items()):
+    shown: Counter[str] = Counter()
+    hidden = 0
+    for problem, at in times.items():
+        kind = " ".join(problem.split()[:2])  # the mean, it returned, it raised, the program, it was
         more = f" and {len(at) - 1} later {'time' if len(at) == 2 else 'times'}" if len(at) > 1 else ""
         line = f"\n- t = {at[0]:g}{more}: {problem}."
-        if shown == max_shown_times or len(text) + len(line) > MAX_FEEDBACK_CHARS - 80:
-            hidden = sum(len(at) for at in list(times.values())[shown:])
-            return f"{text}\n{hidden} more failing {'time is' if hidden == 1 else 'times are'} not shown."
+        if shown[kind] == max_shown_times or len(text) + len(line) > MAX_FEEDBACK_CHARS - 80:
+            hidden += len(at)
+            continue
+        shown[kind] += 1
         text += line
-    return text
+    return f"{text}\n{hidden} more failing {'time is' if hidden == 1 else 'times are'} not shown." if hidden else text
 
 
 def _no_run(tests: Sequence[PositionTest], text: str) -> Feedback:
