@@ -87,6 +87,21 @@ def test_manufactoria_preset_has_the_papers_values(monkeypatch: pytest.MonkeyPat
     assert (context["max_entries"], context["concise"], context["concise_every"]) == (200, "prioritized", 4)
 
 
+def test_bouncing_sim_presets_have_the_papers_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    # RESD App. G: easy is Jensen-Shannon with success weights, 120 entries by staleness; medium reverse KL without,
+    # 150 entries, prioritized
+    easy, medium = (
+        parse(monkeypatch, "model/qwen3_4b_qlora.yaml", f"task/bouncing_sim_{difficulty}.yaml")["model"]
+        for difficulty in ("easy", "medium")
+    )
+    loss, context = easy["distillation"], easy["context"]
+    assert (loss["alpha"], loss["clip_min"], loss["clip_max"], loss["success_weights"]) == (0.5, 0.2, None, True)
+    assert (context["max_entries"], context["concise"]) == (120, "staleness")
+    loss, context = medium["distillation"], medium["context"]
+    assert (loss["alpha"], loss["clip_min"], loss["clip_max"], loss["success_weights"]) == (1.0, 0.2, None, False)
+    assert (context["max_entries"], context["concise"]) == (150, "prioritized")
+
+
 def test_sdpo_is_the_teacher_alone_without_what_resd_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     options = parse(monkeypatch, "model/smollm2_nf4.yaml", "task/manufactoria.yaml", "method/sdpo.yaml")
     callbacks = cast("list[dict[str, str]]", options["trainer"]["callbacks"])

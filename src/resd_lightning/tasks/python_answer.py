@@ -1,0 +1,40 @@
+"""The program in a response: the last fenced block of Python that follows the thinking trace."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from resd_lightning.thinking import strip_thinking
+
+_PYTHON: Final = ("python", "python3", "py")
+
+
+def extract_program(response: str, sign: str) -> str | None:
+    """Return the program's text, or None if the response holds none.
+
+    Blocks marked as Python come first, then unmarked ones; of each the last counts, and one that the response leaves
+    open counts as well. Without any, the whole text is taken if the sign, for example `def`, is in it.
+    """
+    text = strip_thinking(response)
+    blocks = _fenced_blocks(text)
+    for languages in (_PYTHON, ("",)):
+        if fitting := [block for language, block in blocks if language in languages]:
+            return fitting[-1]
+    return text if not blocks and sign in text else None
+
+
+def _fenced_blocks(text: str) -> list[tuple[str, str]]:
+    """Return language and text of the blocks that hold something, in their order."""
+    blocks: list[tuple[str, list[str]]] = []
+    is_inside = False
+    for line in text.split("\n"):
+        fence = line.strip()
+        if not fence.startswith("```"):
+            if is_inside:
+                blocks[-1][1].append(line)
+        elif not is_inside or fence.strip("`"):  # a fence with a language opens a block, wherever it stands
+            blocks.append((fence.strip("`").strip().lower(), []))
+            is_inside = True
+        else:
+            is_inside = False
+    return [(language, "\n".join(lines)) for language, lines in blocks if "".join(lines).strip()]
