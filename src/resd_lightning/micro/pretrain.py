@@ -207,9 +207,7 @@ def new_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     ]
 
 
-def _step(
-    model: LlamaForCausalLM, body: nn.Module, optimizers: Sequence[torch.optim.Optimizer], batch: Batch
-) -> float:
+def _step(model: LlamaForCausalLM, body: nn.Module, optimizers: Sequence[torch.optim.Optimizer], batch: Batch) -> float:
     learned = batch.is_learned[:, 1:]
     hidden = body(input_ids=batch.ids[:, :-1]).last_hidden_state[learned]  # (B, T, H) -> (learned, H)
     loss = cross_entropy(model.lm_head(hidden), batch.ids[:, 1:][learned])
