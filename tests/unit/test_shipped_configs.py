@@ -102,6 +102,15 @@ def test_bouncing_sim_presets_have_the_papers_values(monkeypatch: pytest.MonkeyP
     assert (context["max_entries"], context["concise"]) == (150, "prioritized")
 
 
+def test_finer_preset_has_the_papers_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = parse(monkeypatch, "model/qwen3_4b_qlora.yaml", "task/finer.yaml")["model"]
+    loss, context = model["distillation"], model["context"]
+    # RESD App. G: Jensen-Shannon, ratio at least 0.2, top-100 with a tail, success weights, 120 entries, staleness
+    assert (loss["alpha"], loss["clip_min"], loss["clip_max"]) == (0.5, 0.2, None)
+    assert (loss["top_k"], loss["tail"], loss["success_weights"]) == (100, True, True)
+    assert (context["max_entries"], context["concise"], context["concise_every"]) == (120, "staleness", 4)
+
+
 def test_sdpo_is_the_teacher_alone_without_what_resd_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     options = parse(monkeypatch, "model/smollm2_nf4.yaml", "task/manufactoria.yaml", "method/sdpo.yaml")
     callbacks = cast("list[dict[str, str]]", options["trainer"]["callbacks"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from resd_lightning.records import Example, Feedback, Split
 
@@ -36,3 +36,10 @@ class JudgesLessons(Protocol):
     def is_true(self, lesson: str) -> bool | None:
         """Whether a playbook entry's text is true; None where the task can't tell. Only metrics read it."""
         ...
+
+
+def reward_for(passed: Sequence[bool], reward: Literal["all", "share"]) -> float:
+    """Return the reward of a response that passed some of its tests: their share, or 1 only if it passed them all."""
+    if reward == "all":
+        return float(all(passed))
+    return sum(passed) / len(passed)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
+from resd_lightning.config import ConfigError
 from resd_lightning.tasks.manufactoria import ManufactoriaTask
 from resd_lightning.tasks.manufactoria.generator import generate
 
@@ -132,7 +133,7 @@ def test_binary_file_is_refused(tmp_path):
 @pytest.mark.parametrize(("split", "key"), [("train", "train_path"), ("test", "test_path"), ("val", "test_path")])
 def test_missing_file_says_what_to_download_and_where_to_put_it(split, key):
     task = load("/nowhere/rows.jsonl")  # constructing reads nothing
-    with pytest.raises(FileNotFoundError, match=f"{key}: /nowhere/rows.jsonl") as caught:
+    with pytest.raises(ConfigError, match=f"{key}: /nowhere/rows.jsonl") as caught:
         task.examples(split)
     assert f"manufactoria/has_{'train' if split == 'train' else 'test'}" in str(caught.value)
 

@@ -12,6 +12,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from resd_lightning.records import Example, Feedback, Message, Split
 from resd_lightning.tasks.base import Task
+from resd_lightning.tasks.files import KEY, hold_out
 from resd_lightning.tasks.manufactoria.cases import read_cases
 from resd_lightning.tasks.manufactoria.generator import generate
 from resd_lightning.tasks.manufactoria.machine import NODE_LIMIT
@@ -92,8 +93,8 @@ class ManufactoriaTask(Task):
         """Return the split's examples in their training order, the same on every call.
 
         Raises:
-            FileNotFoundError: A configured path is no file.
-            ValueError: A row is broken, or no problem is left, or this split has no path while the other one does.
+            ConfigError: A configured path is no file, a row is broken, or val_share leaves nothing to train on.
+            ValueError: No problem is left, or this split has no path while the other one does.
         """
         if split not in self._cache:
             self._cache.update(self._build("test" if split == "val" and not self.val_share else split))
@@ -120,15 +121,8 @@ class ManufactoriaTask(Task):
         chosen = self._select("train", self.train_size)
         if not self.val_share:
             return {"train": chosen}
-        held_out = max(1, round(self.val_share * len(chosen)))
-        if held_out >= len(chosen):
-            raise ValueError(f"val_share={self.val_share} leaves none of {len(chosen)} training problems to train on")
-        rng = random.Random(f"manufactoria val {self.seed}")
-        val = set(rng.sample(range(len(chosen)), held_out))
-        return {
-            "train": tuple(example for at, example in enumerate(chosen) if at not in val),
-            "val": tuple(example for at, example in enumerate(chosen) if at in val),
-        }
+        train, val = hold_out(chosen, self.val_share, random.Random(f"manufactoria val {self.seed}"))
+        return {"train": train, "val": val}
 
     def _select(self, split: Literal["train", "test"], size: int | None) -> tuple[Example, ...]:
         """Return the first problems that pass the filters, in their order."""
@@ -162,7 +156,7 @@ class ManufactoriaTask(Task):
                 )
                 for problem in generate(self.seed, split)
             )
-        rows = load_rows(Path(path), key=key, dataset=f"manufactoria/has_{split}")
+        rows = load_rows(Path(path), key=f"{KEY}.{key}", dataset=f"manufactoria/has_{split}")
         return tuple(_Graded(Example(row.id, row.messages, row.cases, row.family), row.difficulty) for row in rows)
 
 
