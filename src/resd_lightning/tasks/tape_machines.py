@@ -48,7 +48,7 @@ class TapeMachinesTask(Task):
         num_machines: int = 32,
         tape_lengths: tuple[int, ...] = (4, 5, 6),
         informative_share: float = 0.5,
-        train_size: int = 640,
+        train_size: int = 512,
         eval_size: int = 64,
     ) -> None:
         if not 0.0 <= informative_share <= 1.0:
