@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from resd_lightning.records import Feedback
 from resd_lightning.tasks.base import Task
+from resd_lightning.tasks.jsonl import JsonlTask
 from resd_lightning.tasks.verification import Verifier
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,18 +43,43 @@ def test_links_and_configs_that_documentation_names_exist(path: Path) -> None:
         assert (ROOT / name).is_file(), name
 
 
-def test_the_readmes_task_is_a_task_that_judges() -> None:
-    block = re.search(r"```python\n# sums\.py\n(.*?)```", README, re.DOTALL)
-    assert block is not None
-    namespace: dict[str, type[Task]] = {}
-    exec(compile(block[1], "sums.py", "exec"), namespace)
-    task = namespace["SumsTask"]()
+def blocks_of(path: str) -> list[str]:
+    """The Python blocks of a page whose fences stand at the line's beginning."""
+    return re.findall(r"^```python\n(.*?)^```$", (ROOT / path).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def test_the_example_of_a_task_is_shown_as_it_is_and_judges_each_response_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert (ROOT / "examples" / "sums.py").read_text(encoding="utf-8") in blocks_of("docs/your_own_task.md")
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    task = import_module("sums").SumsTask()
+    assert isinstance(task, Task)
     example = task.examples("test")[0]
     assert len({e.id for e in task.examples("train")}) == 160
-    verifier = Verifier(task, workers=0, timeout_s=5)
-    verdicts = verifier.verify([example] * 3, [f"It is {example.answer}.", "42 61", "No idea"])
-    assert verdicts == [
+    assert not {e.question for e in task.examples("train")} & {e.question for e in task.examples("val")}
+    responses = [f"It is {example.answer}.", "<think>No</think> 42 61", "No idea", f"<think>{example.answer}"]
+    assert Verifier(task, workers=0, timeout_s=5).verify([example] * 4, responses) == [
         Feedback(1.0, (True,), "The answer is off by 0."),
         Feedback(0.0, (False,), "The answer is off by -1."),
         Feedback(0.0, (False,), "The response does not end in a number."),
+        Feedback(0.0, (False,), "The response does not end in a number."),
     ]
+
+
+def test_the_other_blocks_on_your_own_task_run_as_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    for block in blocks_of("docs/your_own_task.md"):
+        if "class SumsTask" not in block:
+            exec(compile(block, "your_own_task.md", "exec"), {})
+    assert "off by -1." in capsys.readouterr().out
+    page = (ROOT / "docs" / "your_own_task.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^```json\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "rows.jsonl").write_text(rows[0], encoding="utf-8")
+    task = JsonlTask(train_path=str(tmp_path / "rows.jsonl"), match="numeric", answer_from="last_line")
+    sum_, prime = task.examples("train")
+    assert task.verify(sum_, "Let me see.\n42").is_success
+    assert task.verify(prime, "29 is one.").is_success
+    assert not task.verify(prime, "129 is one.").is_success

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
-from resd_lightning.config import ConfigError, require
+from resd_lightning.config import require
 from resd_lightning.records import Example, Feedback, Split
 from resd_lightning.sandbox import Ended, Limits, Program, Sandbox, SandboxResult
-from resd_lightning.tasks.base import Task
-from resd_lightning.tasks.bouncing_sim.rows import read_examples
 from resd_lightning.tasks.code_tests import CallTest, PrintTest, read_tests
+from resd_lightning.tasks.files import KEY, FileTask
 from resd_lightning.tasks.python_answer import extract_program
+from resd_lightning.tasks.rows import Fields, read_messages, read_text_field, require_fields
 
 MAX_SOURCE_CHARS: Final = 200_000
 MAX_FEEDBACK_CHARS: Final = 4_000
@@ -24,21 +23,26 @@ _FORMAT: Final = (
 )
 
 
-class CodeTask(Task):
+class CodeTask(FileTask):
     """Write a Python program that passes unit tests; both kinds of test may stand in one file.
 
     Programs run in the sandbox; a printing test is a run of its own, asserts on one function share one. Constructing
-    reads no file. The test split is also "val".
+    reads no file.
 
     Args:
         train_path: File with the training rows, each with id, messages and tests, as JSON lines or a JSON list.
         test_path: File with the test rows.
-        train_size: Keep only so many training problems; None keeps all.
-        test_size: Keep only so many test problems; None keeps all.
+        train_size: Keep only the first so many training rows, counted before val_share is held out; None keeps all.
+        test_size: Keep only the first so many test rows; None keeps all.
         timeout_s: Seconds that one run may take.
         memory_mib: Memory that one run may use.
         require_isolation: Refuse to run programs unless network, files and other processes are out of their reach.
         max_shown_tests: How many failing tests a feedback text describes.
+        val_share: Share of the training rows held out as "val"; 0 validates on the test rows.
+        seed: Decides which rows val_share holds out.
+
+    Raises:
+        ConfigError: An argument is out of range.
     """
 
     def __init__(
@@ -51,14 +55,13 @@ class CodeTask(Task):
         memory_mib: int = 512,
         require_isolation: bool = False,
         max_shown_tests: int = 2,
+        val_share: float = 0.0,
+        seed: int = 0,
     ) -> None:
-        for key, number in {"train_size": train_size, "test_size": test_size}.items():
-            require(number is None or number >= 1, key, "at least 1", number)
-        require(max_shown_tests >= 1, "max_shown_tests", "at least 1", max_shown_tests)
-        require(timeout_s > 0, "timeout_s", "above 0", timeout_s)
-        require(memory_mib >= 64, "memory_mib", "at least 64", memory_mib)
-        self.paths = {"train": train_path, "test": test_path}
-        self.sizes = {"train": train_size, "test": test_size}
+        super().__init__(train_path, test_path, val_share, seed, train_size, test_size)
+        require(max_shown_tests >= 1, f"{KEY}.max_shown_tests", "at least 1", max_shown_tests)
+        require(timeout_s > 0, f"{KEY}.timeout_s", "above 0", timeout_s)
+        require(memory_mib >= 64, f"{KEY}.memory_mib", "at least 64", memory_mib)
         self.max_shown_tests = max_shown_tests
         limits = Limits(wall_s=timeout_s, cpu_s=int(timeout_s) + 1, memory_mib=memory_mib)
         self.sandbox = Sandbox(limits, require_isolation=require_isolation)
@@ -69,20 +72,30 @@ class CodeTask(Task):
         return "code"
 
     def examples(self, split: Split) -> tuple[Example, ...]:
-        """Return the split's examples in their training order.
+        """Return the split's examples in their training order, the same on every call.
 
         Raises:
-            ConfigError: The split has no path, or isolation is required and the machine has none.
-            FileNotFoundError: The path is no file.
-            ValueError: A row is broken; the text names the file and the line.
+            ConfigError: The split's path is not set or no file, a row is broken, val_share leaves nothing, or isolation
+                is required and the machine has none.
         """
-        source = "train" if split == "train" else "test"
-        path, key = self.paths[source], f"{source}_path"
-        if path is None:
-            raise ConfigError(f"data.task.init_args.{key} is not set: this task's problems come from a file. {_FORMAT}")
+        found = super().examples(split)
         self.sandbox.isolation()  # says what is in force, or refuses, before the first rollout
-        examples = read_examples(Path(path), key=key, field="tests", hint=_FORMAT, read_answer=_checked)
-        return examples[: self.sizes[source]]
+        return found
+
+    def read_row(self, fields: Fields, place: str) -> Example:
+        """Return a row as an example whose answer is a tuple of tests.
+
+        Raises:
+            ValueError: A field is missing or has another form, or a test is of neither kind.
+        """
+        require_fields(fields, "id", "messages", "tests")
+        read_tests(fields["tests"])
+        tests = tuple(cast("list[object]", fields["tests"]))
+        return Example(read_text_field(fields, "id"), read_messages(fields["messages"]), tests)
+
+    def how_to_get(self, split: Split) -> str:
+        """Return what the file has to hold."""
+        return f"This task's problems come from a file. {_FORMAT}"
 
     def verify(self, example: Example, response: str) -> Feedback:
         """Run the response's program on every test; whatever it does, the result is a feedback.
@@ -134,11 +147,6 @@ class CodeTask(Task):
             for at, (number, test) in enumerate(numbered):
                 problems[number] = _problem_of_call(test, result, at)
         return problems
-
-
-def _checked(tests: object) -> tuple[object, ...]:
-    read_tests(tests)
-    return tuple(tests) if isinstance(tests, list) else ()
 
 
 def _problem_of_print(test: PrintTest, result: SandboxResult) -> str:

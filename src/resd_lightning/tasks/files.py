@@ -63,6 +63,15 @@ class FileTask(Task):
     def how_to_get(self, split: Split) -> str:
         """Return a sentence on the file that belongs to "train" or "test", for those who have none."""
 
+    def without_file(self, split: Split, size: int | None) -> tuple[Example, ...]:
+        """Return "train" or "test" where its path is not set: a task that makes up examples overrides this.
+
+        Raises:
+            ConfigError: Always, here; the text says what the file has to be.
+        """
+        alone = "" if self.train_path is None else f" To hold out training rows instead, set {KEY}.val_share."
+        raise ConfigError(f"{KEY}.{split}_path is not set. {self.how_to_get(split)}{alone if split == 'test' else ''}")
+
     def examples(self, split: Split) -> tuple[Example, ...]:
         """Return the split's examples in the order of its file, the same on every call.
 
@@ -85,13 +94,13 @@ class FileTask(Task):
         return {**self.__dict__, "_cache": {}}
 
     def _load(self, split: Split, path: str | None, size: int | None) -> tuple[Example, ...]:
-        key = f"{KEY}.{split}_path"
-        absent = self.how_to_get(split)
         if path is None:
-            alone = "" if self.train_path is None else f" To hold out training rows instead, set {KEY}.val_share."
-            raise ConfigError(f"{key} is not set. {absent}{alone if split == 'test' else ''}")
+            return self.without_file(split, size)
         rows = read_rows(
-            Path(path), lambda fields, number: self.read_row(fields, f"{split}-{number}"), key=key, absent=absent
+            Path(path),
+            lambda fields, number: self.read_row(fields, f"{split}-{number}"),
+            key=f"{KEY}.{split}_path",
+            absent=self.how_to_get(split),
         )
         return rows[:size]
 

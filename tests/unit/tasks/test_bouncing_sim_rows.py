@@ -52,6 +52,13 @@ def test_val_is_test_and_sizes_cut(tmp_path: Path) -> None:
     assert task.examples("val") == task.examples("test")
 
 
+def test_training_rows_can_be_held_out_and_then_no_test_rows_are_needed(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", *(row(name) for name in "abcdefgh"))
+    task = BouncingSimTask(train_path=path, val_share=0.25)
+    train, val = ({example.id for example in task.examples(split)} for split in ("train", "val"))
+    assert (len(train), len(val), train | val) == (6, 2, set("abcdefgh"))
+
+
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
@@ -71,9 +78,9 @@ def test_val_is_test_and_sizes_cut(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_bad_row_is_refused_by_file_and_line(tmp_path: Path, bad: object, words: str) -> None:
     path = write(tmp_path / "rows.jsonl", row("a"), bad)
-    with pytest.raises(ValueError, match=r"rows\.jsonl, line 2: ") as caught:
+    with pytest.raises(ConfigError, match=r"rows\.jsonl, line 2: ") as caught:
         BouncingSimTask(test_path=path).examples("test")
-    assert str(caught.value).startswith("test_path: ")
+    assert str(caught.value).startswith("data.task.init_args.test_path: ")
     assert words in str(caught.value)
 
 
@@ -87,7 +94,7 @@ def test_the_pickled_form_is_refused_and_never_unpickled(tmp_path: Path, value: 
     packed = base64.b64encode(zlib.compress(pickle.dumps(value))).decode()
     path = write(tmp_path / "rows.jsonl", row("a", ground_truth=packed))
     with pytest.raises(
-        ValueError, match=r"line 1: ground_truth is in the older form, a pickle .* download the rows anew"
+        ConfigError, match=r"line 1: ground_truth is in the older form, a pickle .* download the rows anew"
     ):
         BouncingSimTask(train_path=path).examples("train")
 
@@ -96,21 +103,21 @@ def test_without_a_file_or_box2d_it_says_what_to_install_or_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "Box2D", None)
-    words = r"train_path is not set, and .* the extra `bouncing`.*bouncingsim-MULTIOBJ_MULTIOBJ-easy.*in train_path"
+    words = r"train_path is not set, and .* the extra `bouncing`.*bouncingsim-MULTIOBJ_MULTIOBJ-easy.*in .*train_path"
     with pytest.raises(ConfigError, match=words):
         BouncingSimTask().examples("train")
     with pytest.raises(ConfigError, match="test_path is not set, but the other path is"):
         BouncingSimTask(train_path="x").examples("val")
-    with pytest.raises(FileNotFoundError, match=r"train_path: .*absent.jsonl is not a file. Download"):
+    with pytest.raises(ConfigError, match=r"train_path: .*absent.jsonl is not a file. Download"):
         BouncingSimTask(train_path=str(tmp_path / "absent.jsonl")).examples("train")
 
 
 def test_a_file_without_rows_or_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    with pytest.raises(ValueError, match="empty holds no rows"):
+    with pytest.raises(ConfigError, match="empty holds no rows"):
         BouncingSimTask(train_path=str(tmp_path / "empty")).examples("train")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match="binary is not UTF-8"):
+    with pytest.raises(ConfigError, match="binary, line 1: not UTF-8"):
         BouncingSimTask(train_path=str(tmp_path / "binary")).examples("train")
 
 
@@ -131,8 +138,9 @@ def test_required_isolation_is_checked_before_any_rollout(tmp_path: Path, monkey
         ("memory_mib", 1),
         ("max_shown_times", 0),
         ("difficulty", "odd"),
+        ("val_share", 1.0),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(key: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=key):
+    with pytest.raises(ConfigError, match=rf"data\.task\.init_args\.{key} must be"):
         BouncingSimTask(**{key: value})  # type: ignore[arg-type]

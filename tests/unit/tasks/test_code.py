@@ -117,7 +117,16 @@ def test_rows_are_read_and_bad_ones_refused_by_line(tmp_path: Path) -> None:
     assert task.examples("val") == task.examples("test")
     assert task.examples("test")[0].answer == (*CALLS, *PRINTS)
     path.write_text(json.dumps(rows[0] | {"tests": ["assert 1"]}))
-    with pytest.raises(ValueError, match=r"test_path: .*rows.jsonl, line 1: test 1 must have the form"):
-        task.examples("test")
-    with pytest.raises(ConfigError, match=r"train_path is not set.*A row is \{id, messages, tests\}"):
-        task.examples("train")
+    with pytest.raises(ConfigError, match=r"test_path: .*rows.jsonl, line 1: test 1 must have the form"):
+        CodeTask(test_path=str(path)).examples("test")
+    with pytest.raises(ConfigError, match=r"init_args\.train_path is not set.*A row is \{id, messages, tests\}"):
+        CodeTask(test_path=str(path)).examples("train")
+    path.write_text(json.dumps([rows[0] | {"id": name} for name in "abcd"]))
+    task = CodeTask(train_path=str(path), val_share=0.25)
+    assert [len(task.examples("train")), len(task.examples("val"))] == [3, 1]
+
+
+@pytest.mark.parametrize("key", ["train_size", "test_size", "timeout_s", "memory_mib", "max_shown_tests"])
+def test_settings_out_of_range_are_refused_by_name(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.task\.init_args\.{key} must be"):
+        CodeTask(**{key: 0})  # type: ignore[arg-type]
