@@ -49,7 +49,7 @@ class TapeMachinesTask(Task):
         tape_lengths: tuple[int, ...] = (4, 5, 6),
         informative_share: float = 0.5,
         train_size: int = 512,
-        eval_size: int = 64,
+        eval_size: int = 256,
     ) -> None:
         if not 0.0 <= informative_share <= 1.0:
             raise ValueError(f"informative_share must be in [0, 1], got {informative_share}")
