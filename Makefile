@@ -19,10 +19,11 @@ INSTALLED := $(VENV)/.resd-installed
 RESD := $(VENV)/bin/resd
 
 .DEFAULT_GOAL := help
-.PHONY: help env quickstart quickstart-ci smollm2 test test-all lint format clean
+.PHONY: help env model quickstart quickstart-ci smollm2 test test-all lint format clean
 
 help:
 	@echo "make quickstart     RESD learns the micro-world in two minutes on a CPU: environment, training, results"
+	@echo "make model          a small real model for a CPU, into models/"
 	@echo "make smollm2        two updates of a real model on Manufactoria, in eight minutes on a CPU"
 	@echo "make test           the tests; test-all has the slow ones too"
 	@echo "make lint           ruff and mypy; format rewrites"
@@ -52,10 +53,12 @@ quickstart-ci: $(INSTALLED)
 	$(VENV)/bin/python scripts/check_learned.py $(RUN)
 	$(RESD) validate --config $(RUN)/config.yaml --ckpt_path last
 	$(RESD) predict --config $(RUN)/config.yaml --ckpt_path last
-	rm -rf $(RUN)/exported
-	$(RESD) export $(RUN) $(RUN)/exported --update last
+	rm -rf $(RUN).exported
+	$(RESD) export $(RUN) $(RUN).exported --update last
 
 SMOLLM2 := models/smollm2-135m-instruct
+
+model: $(SMOLLM2)/config.json
 
 $(SMOLLM2)/config.json: | $(INSTALLED)
 	$(VENV)/bin/python scripts/fetch_smollm2.py --out $(SMOLLM2)

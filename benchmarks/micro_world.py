@@ -1,9 +1,10 @@
 """Runs the quickstart, and variants of it, over seeds: success before and after, truth of the playbook, seconds.
 
-    python benchmarks/micro_world.py --variants resd nf4 --seeds 0 1 2 --jobs 2 --out benchmarks/results/micro_world.json
+    python benchmarks/micro_world.py --variants resd nf4 --seeds 0 1 2 --out benchmarks/results/micro_world.json
 
-A variant is the quickstart with other options. What is in the results file already and what a finished run folder holds
-isn't run again. `--figure docs/images/quickstart.png` draws the validation curves of the results.
+A variant is the quickstart with other options; `--out` keeps what earlier calls wrote there of other variants, seeds
+and worlds. `wall_s` is a whole process with its start, on `threads` threads beside `jobs` - 1 others.
+`--figure docs/images/quickstart.png` draws the validation curves of the results.
 """
 
 from __future__ import annotations
@@ -38,20 +39,19 @@ METRIC = "val/per_task/mean@4"
 
 
 def run(variant: str, seed: int, mapping_seed: int, runs: Path, threads: int, extra: list[str]) -> dict[str, object]:
-    """Run one variant, or read it where it has run, and return its numbers."""
+    """Run one variant and return its numbers."""
     folder = runs / f"{variant}-seed{seed}-world{mapping_seed}"
-    if not (folder / "done").exists():
-        command = [sys.executable, "-m", "resd_lightning", "fit", "--config=configs/quickstart.yaml"]
-        command += [*VARIANTS[variant], f"--seed_everything={seed}", f"--run_dir={folder}", "--overwrite=true"]
-        command += [f"--data.task.init_args.mapping_seed={mapping_seed}", "--trainer.enable_progress_bar=false", *extra]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-        began = time.perf_counter()
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_suffix(".log").open("w") as log:
-            status = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=False).returncode
-        if status != 0:
-            raise SystemExit(f"{folder}: exit status {status}, see {folder.with_suffix('.log')}")
-        (folder / "done").write_text(f"{time.perf_counter() - began:.1f}")
+    command = [sys.executable, "-m", "resd_lightning", "fit", "--config=configs/quickstart.yaml"]
+    command += [*VARIANTS[variant], f"--seed_everything={seed}", f"--run_dir={folder}", "--overwrite=true"]
+    command += [f"--data.task.init_args.mapping_seed={mapping_seed}", "--trainer.enable_progress_bar=false", *extra]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    began = time.perf_counter()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".log").open("w") as log:
+        status = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=False).returncode
+    if status != 0:
+        raise SystemExit(f"{folder}: exit status {status}, see {folder.with_suffix('.log')}")
+    wall_s = round(time.perf_counter() - began, 1)
     summary = json.loads((folder / "summary.json").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     curve = [(line["updates_done"], line[METRIC]) for line in lines if line.get("phase") == "val"]
@@ -65,10 +65,18 @@ def run(variant: str, seed: int, mapping_seed: int, runs: Path, threads: int, ex
         "best": metrics[METRIC]["best"],
         "playbook_true_share": metrics.get("playbook/true_share", {}).get("last"),
         "playbook_size": metrics.get("playbook/size", {}).get("last"),
-        "wall_s": float((folder / "done").read_text()),
+        "options": extra,
+        "versions": summary["versions"],
+        "wall_s": wall_s,
         "phases_s": sum(value for name, value in summary["spent"].items() if name.startswith("time/")),
         "curve": curve,
     }
+
+
+def cpu() -> str:
+    """Return the processor's name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def draw(results: list[dict[str, object]], path: Path) -> None:
@@ -80,7 +88,7 @@ def draw(results: list[dict[str, object]], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 3.6), dpi=150, layout="constrained")
     names = list(dict.fromkeys(str(result["variant"]) for result in results))
-    colours = dict(zip(names, plt.get_cmap("tab10").colors, strict=False))
+    colours = dict(zip(names, plt.get_cmap("tab20").colors, strict=False))
     for result in results:
         updates, values = zip(*result["curve"], strict=True)
         name = str(result["variant"])
@@ -122,7 +130,8 @@ def main() -> None:
             for variant in options.variants
             for seed, world in zip(options.seeds, worlds, strict=True)
         ]
-        results = [future.result() for future in asked]
+        machine = {"cpu": cpu(), "cores": os.cpu_count(), "jobs": options.jobs, "threads": threads}
+        results = [future.result() | machine for future in asked]
     shown = (
         "variant",
         "seed",
@@ -143,9 +152,8 @@ def main() -> None:
         earlier = json.loads(options.out.read_text())["runs"] if options.out.exists() else []
         new = {(r["variant"], r["seed"], r["mapping_seed"]) for r in results}
         kept = [r for r in earlier if (r["variant"], r["seed"], r["mapping_seed"]) not in new]
-        machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "jobs": options.jobs}
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({"machine": machine, "runs": kept + results}, indent=1) + "\n")
+        options.out.write_text(json.dumps({"runs": kept + results}, indent=1) + "\n")
     if options.figure is not None:
         draw(results, options.figure)
 

@@ -61,8 +61,8 @@ def run(command: list[str], log: Path) -> None:
     assert start(command, log).wait(timeout=200) == 0, log.read_text()[-4000:]
 
 
-def kill_after(process: subprocess.Popen[bytes], run_dir: Path, lines: int, delay_s: float) -> None:
-    """Kill a run `delay_s` after it has a checkpoint and `lines` of metrics; a run that has ended stays ended."""
+def kill_after(process: subprocess.Popen[bytes], run_dir: Path, lines: int, delay_s: float) -> bool:
+    """Kill a run `delay_s` after it has a checkpoint and `lines` of metrics, and say if it hadn't ended by itself."""
     deadline = time.monotonic() + 200
     while process.poll() is None and time.monotonic() < deadline:
         has_checkpoint = (run_dir / "checkpoints" / "last.ckpt").exists()
@@ -73,7 +73,7 @@ def kill_after(process: subprocess.Popen[bytes], run_dir: Path, lines: int, dela
         time.sleep(0.005)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=30)
+    return process.wait(timeout=30) == -signal.SIGKILL
 
 
 def without_times(lines: list[dict[str, object]]) -> list[dict[str, object]]:
@@ -112,10 +112,12 @@ def kill_and_resume(command: Callable[[], list[str]], run_dir: Path, log: Path, 
     """Kill a run three times, in its first validation and at drawn moments later, and let it end."""
     moments = random.Random(seed)
     resume: list[str] = []
+    kills = 0
     for lines, longest_s in ((0, 0.0), (2, 0.4), (6, 0.4)):  # the first falls into the first validation
         process = start([*command(), *resume], log)
-        kill_after(process, run_dir, lines, delay_s=moments.uniform(0.0, longest_s))
+        kills += kill_after(process, run_dir, lines, delay_s=moments.uniform(0.0, longest_s))
         resume = ["--ckpt_path=last"]
+    assert kills >= 2, "the run was over before it could be killed"
     run([*command(), *resume], log)
 
 

@@ -51,6 +51,12 @@ def keys(tree: object, prefix: str = "") -> set[str]:
     return {key for name, below in tree.items() for key in keys(below, f"{prefix}/{name}")}
 
 
+def flat(tree: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {key: value for name, below in tree.items() for key, value in flat(below, f"{prefix}/{name}").items()}
+
+
 @pytest.mark.parametrize("names", [*COMPOSITIONS, SMOLLM2, ("quickstart.yaml",), *OVER_THE_QUICKSTART], ids="+".join)
 def test_every_shipped_composition_is_a_valid_configuration(
     monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
@@ -65,6 +71,20 @@ def test_the_quickstart_is_the_composition_of_its_parts(monkeypatch: pytest.Monk
     assert whole == parse(monkeypatch, *MICRO_WORLD)
     assert (whole["data"]["batch_size"], whole["data"]["inner_updates"]) == (32, 4)
     assert (whole["data"]["rollouts_per_prompt"], len(whole["trainer"]["callbacks"])) == (1, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "differs"),
+    [
+        ("micro_nf4", {"/policy/quantization"}),
+        ("micro_full", {"/policy/lora", "/policy/lora/rank", "/policy/lora/alpha", "/optimizer/learning_rate"}),
+    ],
+)
+def test_variants_of_micro_lm_differ_from_it_in_what_they_say(name: str, differs: set[str]) -> None:
+    one, other = (yaml.safe_load((CONFIGS / f"model/{file}.yaml").read_text()) for file in ("micro", name))
+    assert one["data"] == other["data"]
+    one, other = flat(one["model"]), flat(other["model"])
+    assert {key for key in one.keys() | other.keys() if one.get(key, ...) != other.get(key, ...)} == differs
 
 
 def test_the_real_models_run_is_eight_easy_problems_in_two_batches_of_two_updates(

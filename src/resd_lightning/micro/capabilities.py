@@ -14,10 +14,11 @@ from jsonargparse import auto_cli
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from resd_lightning.config import OperationName
+from resd_lightning.context.answers import ProblemKind
 from resd_lightning.context.operations import parse_operations
 from resd_lightning.context.prompts import Sections
 from resd_lightning.context.reflect import parse_reflection, parse_tags
-from resd_lightning.micro.documents import ASKED, MACHINES, DocumentWriter, Entry, Topic, with_entries
+from resd_lightning.micro.documents import ASKED, MACHINES, TAPE_LENGTHS, DocumentWriter, Entry, Topic, with_entries
 from resd_lightning.micro.world import NO_EVIDENCE, deal_rules, draw_tape, evidence, question, response
 
 logger = logging.getLogger(__name__)
@@ -71,12 +72,27 @@ class Speaker:
         return sum(judge(answer) for (_, judge), answer in zip(cases, answers, strict=True)) / len(cases)
 
 
-# Judges: each reads an answer as a run would, and compares it with the one that is due
+# Judges: each reads an answer as a run would, lets no malformed one pass, and compares it with the one that is due
 
 
 def says(expected: str) -> Judge:
     """Return the judge of a response."""
     return lambda answer: answer.split() == expected.split()
+
+
+def is_reflection(expected: str) -> Judge:
+    """Return the judge of a reflection's JSON, whatever it says; an insight may be empty, where there is none."""
+    return lambda answer: {p.kind for p in parse_reflection(answer).problems} <= {ProblemKind.EMPTY_TEXT}
+
+
+def is_tags(expected: str) -> Judge:
+    """Return the judge of the JSON of verdicts, whatever they are."""
+    return lambda answer: not parse_tags(answer).problems
+
+
+def is_curation(expected: str) -> Judge:
+    """Return the judge of a curator's JSON, whatever it says."""
+    return lambda answer: not parse_operations(answer, allowed=ADD_ONLY).problems
 
 
 def same_insight(expected: str) -> Judge:
@@ -85,34 +101,31 @@ def same_insight(expected: str) -> Judge:
 
     def judge(answer: str) -> bool:
         found = parse_reflection(answer).reflection
-        return (found and found.key_insight) == (wanted and wanted.key_insight)
+        return is_reflection(expected)(answer) and (found and found.key_insight) == (wanted and wanted.key_insight)
 
     return judge
 
 
 def same_tags(expected: str) -> Judge:
     """Return the judge of the verdicts on entries, in a reflection or alone."""
-    return lambda answer: parse_tags(answer).tags == parse_tags(expected).tags
+    return lambda answer: is_tags(expected)(answer) and parse_tags(answer).tags == parse_tags(expected).tags
 
 
 def same_operations(expected: str) -> Judge:
-    """Return the judge of a curator's answer."""
+    """Return the judge of a curator's operations."""
     wanted = parse_operations(expected, allowed=ADD_ONLY).operations
-    return lambda answer: parse_operations(answer, allowed=ADD_ONLY).operations == wanted
-
-
-def no_problem_in_tags(expected: str) -> Judge:
-    """Return the judge of the JSON of reflections and tags, whatever it says."""
-    return lambda answer: not parse_tags(answer).problems
-
-
-def no_problem_in_operations(expected: str) -> Judge:
-    """Return the judge of the JSON of curation, whatever it says."""
-    return lambda answer: not parse_operations(answer, allowed=ADD_ONLY).problems
+    return lambda answer: (
+        is_curation(expected)(answer) and parse_operations(answer, allowed=ADD_ONLY).operations == wanted
+    )
 
 
 def cases_of(
-    writer: DocumentWriter, kind: str, judge: Callable[[str], Judge], count: int, wanted: str = "", size: int = 0
+    writer: DocumentWriter,
+    kind: str,
+    judge: Callable[[str], Judge],
+    count: int,
+    wanted: Callable[[str, str], bool] = lambda prompt, answer: True,
+    size: int | None = None,
 ) -> list[Case]:
     """Return single turns of a kind about a machine that mostly stands in the playbook shown.
 
@@ -121,17 +134,17 @@ def cases_of(
         kind: A key of `ASKED`.
         judge: Makes a judge from the answer that is due.
         count: How many.
-        wanted: Words that the prompt must hold.
-        size: Entries of the playbook, the machine's among them; 0 draws 1 to 32, the machine's in three of four.
+        wanted: Which prompts and answers count.
+        size: Entries of the playbook, the machine's among them; None draws 1 to 32, the machine's in three of four.
     """
     cases: list[Case] = []
     while len(cases) < count:
-        book = writer.book(size or None)
-        known = size or writer.rng.random() < 0.75
-        machine = writer.rng.choice(book).machine if known else writer.rng.choice(MACHINES)
+        book = writer.book(size)
+        is_known = size is not None or writer.rng.random() < 0.75
+        machine = writer.rng.choice(book).machine if is_known else writer.rng.choice(MACHINES)
         template, sections, expected = ASKED[kind](writer, machine, book)
         prompt = writer.prompt(template, with_entries(sections, book))
-        if wanted in prompt:
+        if wanted(prompt, expected):
             cases.append((prompt, judge(expected)))
     return cases
 
@@ -196,9 +209,39 @@ def accuracy_without_context(speaker: Speaker, mapping_seed: int, num_machines: 
     rng = random.Random(f"questions {mapping_seed}")
     cases = []
     for machine, rule in deal_rules(mapping_seed, num_machines).items():
-        tape = draw_tape(rng, (4, 5, 6))
+        tape = draw_tape(rng, TAPE_LENGTHS)
         cases.append((question(machine, tape), says(response(machine, rule, tape))))
     return speaker.share_right(cases)
+
+
+CAPABILITIES: dict[str, tuple[str, Callable[[str], Judge], Callable[[str, str], bool]]] = {
+    "applies an insight": ("apply_insight", says, lambda prompt, answer: True),
+    "copies a solution": ("copy_solution", says, lambda prompt, answer: True),
+    "writes the right insight from evidence": ("reflect", same_insight, lambda prompt, answer: " turns " in prompt),
+    "writes what an entry says, or nothing, without evidence": (
+        "reflect",
+        same_insight,
+        lambda prompt, answer: "said wrong" in prompt,
+    ),
+    "tags a right entry helpful": ("tag", same_tags, lambda prompt, answer: "helpful" in answer),
+    "tags a wrong entry harmful": ("tag", same_tags, lambda prompt, answer: "harmful" in answer),
+    "tags entries after a failure with evidence": (
+        "reflect",
+        same_tags,
+        lambda prompt, answer: " turns " in prompt and '"tag"' in answer,
+    ),
+    "tags nothing where no entry speaks of the machine": (
+        "tag",
+        same_tags,
+        lambda prompt, answer: '"tag"' not in answer,
+    ),
+    "adds a new lesson": ("curate", same_operations, lambda prompt, answer: "ADD" in answer),
+    "leaves out what an entry says": ("curate", same_operations, lambda prompt, answer: "ADD" not in answer),
+    "valid JSON, reflections": ("reflect", is_reflection, lambda prompt, answer: True),
+    "valid JSON, tags": ("tag", is_tags, lambda prompt, answer: True),
+    "valid JSON, curation": ("curate", is_curation, lambda prompt, answer: True),
+}
+"""What is asked, how answers are judged, and which prompts and answers count."""
 
 
 def report(folder: Path, documents: int = 1000, seed: int = 1, out: Path | None = None) -> dict[str, float]:
@@ -216,18 +259,7 @@ def report(folder: Path, documents: int = 1000, seed: int = 1, out: Path | None 
     for size in (1, 8, 32, 64):
         cases = cases_of(writer, "look_up", says, documents, size=size)
         shares[f"answers from a playbook of {size}"] = speaker.share_right(cases)
-    for name, kind, judge, wanted in (
-        ("applies an insight", "apply_insight", says, ""),
-        ("copies a solution", "copy_solution", says, ""),
-        ("writes the right insight from evidence", "reflect", same_insight, " turns "),
-        ("writes the right insight, or none, without evidence", "reflect", same_insight, "said wrong"),
-        ("tags entries after a failure", "reflect", same_tags, " turns "),
-        ("tags entries after a success", "tag", same_tags, ""),
-        ("curates rightly", "curate", same_operations, ""),
-        ("valid JSON, reflections", "reflect", no_problem_in_tags, ""),
-        ("valid JSON, tags", "tag", no_problem_in_tags, ""),
-        ("valid JSON, curation", "curate", no_problem_in_operations, ""),
-    ):
+    for name, (kind, judge, wanted) in CAPABILITIES.items():
         shares[name] = speaker.share_right(cases_of(writer, kind, judge, documents, wanted))
     shares["reflects, then answers"] = chained(speaker, writer, documents)
     for sections, share in section_shares(speaker, writer, documents).items():

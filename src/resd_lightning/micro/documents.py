@@ -1,11 +1,11 @@
 """The documents that micro-lm is pre-trained on: each draws machines, rules, playbook and evidence afresh.
 
-A document is a chat through the same templates and JSON that a run uses, so the model learns the skills that RESD asks
-of a large one (apply a stated rule, look it up, infer it from evidence, write a lesson, tag an entry) and nothing about
-any machine. Whoever is shown evidence without an insight guesses, in these documents: without them a model of this kind
-learns to infer and apply in one pass, and raw feedback would do for it what it takes a reflection to do for a large
-model on a hard task. A document that shows a playbook asks about several of its machines, one turn each: reading a
-playbook is most of the cost, and finding an entry in it is the skill that comes last.
+A document is a chat through the same templates and JSON that a run uses, so the model learns the skills that RESD
+asks of a large one (apply a stated rule, look it up, infer it from evidence, write a lesson, judge entries, leave out
+what is said already) and nothing about any machine. Whoever is shown evidence without an insight makes nothing of it,
+in these documents: without them a model of this kind learns to infer and apply in one pass, and raw feedback would do
+for it what it takes a reflection to do for a large model on a hard task. Most documents that show a playbook ask about
+several machines, one turn each: reading a playbook is most of the cost, and finding an entry is learned last.
 """
 
 from __future__ import annotations
@@ -317,8 +317,6 @@ def converse(writer: DocumentWriter) -> list[Turn]:
         machine = rng.choice(pool)
         pool.remove(machine)
         machines.append(machine)
-        if not known and not unknown:
-            break
     return writer.conversation(_kinds(writer, TURN_WEIGHTS, len(machines)), machines, book)
 
 

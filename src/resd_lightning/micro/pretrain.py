@@ -1,4 +1,4 @@
-"""`python -m resd_lightning.micro.pretrain`: makes micro-lm from nothing, seeded, and says what it can do."""
+"""`python -m resd_lightning.micro.pretrain`: makes micro-lm from nothing, seeded."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ DECAY_SHARE = 0.3
 
 
 SAVE_EVERY_S = 120.0
+"""Seconds between two saved states."""
 STATE_FILE = "training_state.pt"
+"""Weights, moments and position, to go on from; not part of the model."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,9 @@ def pretrain(
 ) -> None:
     """Train micro-lm and write it, with its tokenizer, as a Hugging Face folder.
 
-    Documents that only repeat or look up come first, then conversations, whose playbooks grow to 64 entries. The
-    matrices are trained by Muon, which finds the attention patterns of look-up in a tenth of the tokens that AdamW
-    takes; embeddings and norms by AdamW. The rate is constant after a warm-up and falls linearly at the end. Every two
+    Documents that only repeat or look up come first, then single skills and conversations, whose playbooks grow to 64
+    entries. The matrices are trained by Muon, which learns to look up in far fewer tokens than AdamW; embeddings and
+    norms by AdamW. The rate is constant after a warm-up and falls linearly at the end. Every two
     minutes the training state is saved beside the model: the same command goes on from it.
 
     Args:
@@ -151,7 +153,7 @@ def pretrain(
     optimizers = new_optimizers(model)
     writer = DocumentWriter(random.Random())
     out.mkdir(parents=True, exist_ok=True)
-    at = _restore(out / STATE_FILE, model, optimizers)
+    at = _restore(out / STATE_FILE, model, optimizers, made_by)
     body = cast("nn.Module", torch.compile(model.model, dynamic=True)) if compile_model else model.model
     saved_at = time.monotonic()
     while at.tokens < total_tokens:
@@ -174,7 +176,10 @@ def pretrain(
             facts = {"arguments": made_by, "trained": asdict(at), "torch": torch.__version__}
             (out / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
             states = [optimizer.state_dict() for optimizer in optimizers]
-            torch.save({"model": model.state_dict(), "optimizers": states, "at": asdict(at)}, out / STATE_FILE)
+            torch.save(
+                {"model": model.state_dict(), "optimizers": states, "at": asdict(at), "made_by": made_by},
+                out / STATE_FILE,
+            )
 
 
 def curriculum(tokens: int) -> tuple[int, dict[str, float]]:
@@ -185,11 +190,20 @@ def curriculum(tokens: int) -> tuple[int, dict[str, float]]:
     return 6 + int(58 * grown), {kind: MIX_EARLY[kind] * (1 - grown) + MIX_LATE[kind] * grown for kind in MIX_EARLY}
 
 
-def _restore(file: Path, model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer]) -> Position:
-    """Load a training that was stopped, if there is one, and return how far it came."""
+def _restore(
+    file: Path, model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], made_by: dict[str, object]
+) -> Position:
+    """Load a training that was stopped, if there is one, and return how far it came.
+
+    Raises:
+        ValueError: It was started with other arguments.
+    """
     if not file.exists():
         return Position()
     state = torch.load(file, weights_only=True)
+    differing = [name for name, value in made_by.items() if state["made_by"].get(name) != value]
+    if differing:
+        raise ValueError(f"{file} was made with another {', '.join(differing)}: choose another folder, or delete it")
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)

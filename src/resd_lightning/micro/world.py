@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 COLOURS = ("R", "B", "Y", "G")
@@ -62,7 +63,8 @@ def machine_name(number: int) -> str:
     return f"m{number}"
 
 
-def tells_rules_apart(tape: Sequence[str]) -> bool:
+@cache
+def tells_rules_apart(tape: tuple[str, ...]) -> bool:
     """Whether all sixteen rules make different things of the tape, so that a guess is right once in sixteen."""
     return len({rule.apply(tape) for rule in RULES}) == len(RULES)
 

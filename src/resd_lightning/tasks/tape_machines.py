@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import cast
 
+from resd_lightning.config import ConfigError
 from resd_lightning.micro.world import (
     MALFORMED,
     NO_EVIDENCE,
@@ -23,17 +24,21 @@ Answer = tuple[str, tuple[str, ...], str | None]
 """An example's answer: its machine, the machine's output, and the evidence to show a failure, if any."""
 
 
+MAX_DRAWS = 1000
+"""Tapes tried for one evaluation prompt before training counts as having asked about all."""
+
+
 class TapeMachinesTask(Task):
     """Say what each of some machines makes of a tape, never having been told their rules.
 
     A response is right if the colours after its last `answer` are the machine's output. The environment never shows
     the right answer: for a share of the failures it says what the machine makes of one fixed test tape, for the rest
-    only that the answer was wrong. Training, validation and test ask about the same machines on different tapes.
+    only that the answer was wrong. Validation and test ask about the same machines on tapes that training doesn't.
 
     Args:
         mapping_seed: Deals the rules to the machines; any integer is another world.
         num_machines: 16, 32, 48 or 64; every rule belongs to equally many.
-        tape_lengths: Lengths that tapes may have.
+        tape_lengths: Lengths that tapes may have; micro-lm has met 4, 5 and 6.
         informative_share: Share of the training prompts whose failures come with evidence.
         train_size: Training prompts; the machines take turns in a shuffled order.
         eval_size: Validation prompts, and as many test prompts.
@@ -65,19 +70,30 @@ class TapeMachinesTask(Task):
         self._sizes: dict[Split, int] = {"train": train_size, "val": eval_size, "test": eval_size}
 
     def examples(self, split: Split) -> Sequence[Example]:
-        """Return the split's prompts, each with an `Answer`."""
+        """Return the split's prompts, each with an `Answer`; none of val or test is among the training prompts.
+
+        Raises:
+            ConfigError: Training asks about all tapes there are.
+        """
+        asked = set() if split == "train" else {example.question for example in self.examples("train")}
         rng = random.Random(f"tape machines {self._mapping_seed} {split}")
         machines: list[str] = []
-        examples = []
-        for number in range(self._sizes[split]):
+        examples: list[Example] = []
+        while len(examples) < self._sizes[split]:
             if not machines:
                 machines = rng.sample(list(self.rules), k=len(self.rules))
             machine = machines.pop()
-            tape = draw_tape(rng, self._tape_lengths)
+            tapes = (draw_tape(rng, self._tape_lengths) for _ in range(MAX_DRAWS))
+            tape = next((tape for tape in tapes if question(machine, tape) not in asked), None)
+            if tape is None:
+                raise ConfigError(
+                    f"data.task.init_args.train_size {self._sizes['train']} asks about nearly all tapes of the lengths "
+                    f"{self._tape_lengths}: none is left for {split}; lower it, or give tape_lengths more"
+                )
             shown = evidence(machine, self.rules[machine]) if rng.random() < self._informative_share else None
             answer: Answer = (machine, self.rules[machine].apply(tape), shown)
             message = Message(role="user", content=question(machine, tape))
-            examples.append(Example(f"{split}-{number:05d}", (message,), answer, family=machine))
+            examples.append(Example(f"{split}-{len(examples):05d}", (message,), answer, family=machine))
         return examples
 
     def verify(self, example: Example, response: str) -> Feedback:

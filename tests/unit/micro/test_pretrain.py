@@ -52,6 +52,8 @@ def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
         with pytest.raises(KeyboardInterrupt):
             pretrain(tmp_path / "stopped", **SMALL)
     assert 0 < json.loads((tmp_path / "stopped" / "pretraining.json").read_text())["trained"]["steps"] < 8
+    with pytest.raises(ValueError, match="another seed"):
+        pretrain(tmp_path / "stopped", seed=1, **SMALL)
     pretrain(tmp_path / "stopped", **SMALL)
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
     assert all(whole[name].equal(resumed[name]) for name in whole)

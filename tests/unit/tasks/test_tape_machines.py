@@ -4,7 +4,9 @@ import random
 
 import pytest
 
+from resd_lightning.config import ConfigError
 from resd_lightning.micro.world import RULES, response
+from resd_lightning.records import Split
 from resd_lightning.tasks.tape_machines import TapeMachinesTask
 
 
@@ -39,6 +41,22 @@ def test_splits_ask_about_the_same_machines_on_their_own_tapes_and_stay_the_same
     assert [e.id for e in task.examples("train")] == [e.id for e in task.examples("train")]
     assert {e.family for e in task.examples("val")} == {e.family for e in task.examples("train")} == set(task.rules)
     assert task.examples("val")[0].messages != task.examples("test")[0].messages
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_no_training_prompt_is_asked_in_evaluation(split: Split) -> None:
+    task = TapeMachinesTask(mapping_seed=2)
+    trained = {example.question for example in task.examples("train")}
+    asked = [example.question for example in task.examples(split)]
+    assert len(asked) == 256
+    assert not trained & set(asked)
+
+
+def test_a_training_split_that_leaves_no_tape_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TapeMachinesTask(train_size=64)
+    monkeypatch.setattr("resd_lightning.tasks.tape_machines.MAX_DRAWS", 0)
+    with pytest.raises(ConfigError, match="train_size 64"):
+        task.examples("val")
 
 
 def test_hostile_responses_are_wrong_or_malformed() -> None:
