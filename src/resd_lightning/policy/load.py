@@ -128,7 +128,6 @@ def load_base(config: PolicyConfig, device: torch.device = CPU) -> PreTrainedMod
         keep_gradients_exact(model)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.name_or_path = config.base  # what an exported adapter names as its base: not where this machine keeps it
     # The engine samples by itself. What a base recommends for generation (a repetition penalty, say) would make
     # rollouts another distribution than the one that is trained, and `generate` merges it into every call.
     shipped = model.generation_config
