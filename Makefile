@@ -22,7 +22,7 @@ RESD := $(VENV)/bin/resd
 .PHONY: help env model quickstart quickstart-ci smollm2 test test-all lint format clean
 
 help:
-	@echo "make quickstart     RESD learns the micro-world in two minutes on a CPU: environment, training, results"
+	@echo "make quickstart     RESD learns the micro-world in three minutes on a CPU: environment, training, results"
 	@echo "make model          a small real model for a CPU, into models/"
 	@echo "make smollm2        two updates of a real model on Manufactoria, in eight minutes on a CPU"
 	@echo "make test           the tests; test-all has the slow ones too"
