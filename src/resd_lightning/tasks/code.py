@@ -7,10 +7,10 @@ from typing import Final, cast
 
 from resd_lightning.config import require
 from resd_lightning.records import Example, Feedback, Split
-from resd_lightning.sandbox import Ended, Limits, Program, Sandbox, SandboxResult
+from resd_lightning.sandbox import Ended, Program, SandboxResult
 from resd_lightning.tasks.code_tests import CallTest, PrintTest, read_tests
 from resd_lightning.tasks.files import KEY, FileTask
-from resd_lightning.tasks.python_answer import extract_program
+from resd_lightning.tasks.python_answer import extract_program, sandbox_for_answers
 from resd_lightning.tasks.rows import Fields, read_messages, read_text_field, require_fields
 
 MAX_SOURCE_CHARS: Final = 200_000
@@ -60,11 +60,8 @@ class CodeTask(FileTask):
     ) -> None:
         super().__init__(train_path, test_path, val_share, seed, train_size, test_size)
         require(max_shown_tests >= 1, f"{KEY}.max_shown_tests", "at least 1", max_shown_tests)
-        require(timeout_s > 0, f"{KEY}.timeout_s", "above 0", timeout_s)
-        require(memory_mib >= 64, f"{KEY}.memory_mib", "at least 64", memory_mib)
         self.max_shown_tests = max_shown_tests
-        limits = Limits(wall_s=timeout_s, cpu_s=int(timeout_s) + 1, memory_mib=memory_mib)
-        self.sandbox = Sandbox(limits, require_isolation=require_isolation)
+        self.sandbox = sandbox_for_answers(timeout_s, memory_mib, require_isolation)
 
     @property
     def name(self) -> str:

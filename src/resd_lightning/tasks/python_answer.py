@@ -1,9 +1,12 @@
-"""The program in a response: the last fenced block of Python that follows the thinking trace."""
+"""The program in a response (the last fenced block of Python after the thinking trace), and the sandbox it runs in."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from resd_lightning.config import require
+from resd_lightning.sandbox import Limits, Sandbox
+from resd_lightning.tasks.files import KEY
 from resd_lightning.thinking import strip_thinking
 
 _PYTHON: Final = ("python", "python3", "py")
@@ -38,3 +41,15 @@ def _fenced_blocks(text: str) -> list[tuple[str, str]]:
         else:
             is_inside = False
     return [(language, "\n".join(lines)) for language, lines in blocks if "".join(lines).strip()]
+
+
+def sandbox_for_answers(timeout_s: float, memory_mib: int, require_isolation: bool) -> Sandbox:
+    """Return the sandbox that a task runs responses in.
+
+    Raises:
+        ConfigError: A limit is out of range; the text names the task's argument.
+    """
+    require(timeout_s > 0, f"{KEY}.timeout_s", "above 0", timeout_s)
+    require(memory_mib >= 64, f"{KEY}.memory_mib", "at least 64", memory_mib)
+    limits = Limits(wall_s=timeout_s, cpu_s=int(timeout_s) + 1, memory_mib=memory_mib)
+    return Sandbox(limits, require_isolation=require_isolation)

@@ -7,13 +7,13 @@ from typing import Literal
 
 from resd_lightning.config import ConfigError, require
 from resd_lightning.records import Example, Feedback, Split
-from resd_lightning.sandbox import Limits, Sandbox
 from resd_lightning.tasks.bouncing_sim.asserts import read_asserts
 from resd_lightning.tasks.bouncing_sim.generator import generate
 from resd_lightning.tasks.bouncing_sim.rows import how_to_get, read_public_row
 from resd_lightning.tasks.bouncing_sim.scenes import DIFFICULTIES, Difficulty
 from resd_lightning.tasks.bouncing_sim.verdict import judge
 from resd_lightning.tasks.files import KEY, FileTask
+from resd_lightning.tasks.python_answer import sandbox_for_answers
 from resd_lightning.tasks.rows import Fields
 
 logger = logging.getLogger(__name__)
@@ -58,14 +58,11 @@ class BouncingSimTask(FileTask):
     ) -> None:
         super().__init__(train_path, test_path, val_share, seed, train_size, test_size)
         require(difficulty in DIFFICULTIES, f"{KEY}.difficulty", f"one of {', '.join(DIFFICULTIES)}", difficulty)
-        require(timeout_s > 0, f"{KEY}.timeout_s", "above 0", timeout_s)
-        require(memory_mib >= 64, f"{KEY}.memory_mib", "at least 64", memory_mib)
         require(max_shown_times >= 1, f"{KEY}.max_shown_times", "at least 1", max_shown_times)
         self.difficulty: Difficulty = difficulty
         self.timeout_s = timeout_s
         self.max_shown_times = max_shown_times
-        limits = Limits(wall_s=timeout_s, cpu_s=int(timeout_s) + 1, memory_mib=memory_mib)
-        self.sandbox = Sandbox(limits, require_isolation=require_isolation)
+        self.sandbox = sandbox_for_answers(timeout_s, memory_mib, require_isolation)
 
     @property
     def name(self) -> str:
