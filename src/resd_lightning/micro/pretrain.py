@@ -171,15 +171,8 @@ def pretrain(
         logger.info("%9d tokens, %d entries, loss %.4f", at.tokens, writer.max_entries, sum(losses) / len(losses))
         if time.monotonic() - saved_at > SAVE_EVERY_S or at.tokens >= total_tokens:
             saved_at = time.monotonic()
-            model.save_pretrained(out)
             tokenizer.save_pretrained(out)
-            facts = {"arguments": made_by, "trained": asdict(at), "torch": torch.__version__}
-            (out / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
-            states = [optimizer.state_dict() for optimizer in optimizers]
-            torch.save(
-                {"model": model.state_dict(), "optimizers": states, "at": asdict(at), "made_by": made_by},
-                out / STATE_FILE,
-            )
+            _save(out, model, optimizers, at, made_by)
 
 
 def curriculum(tokens: int) -> tuple[int, dict[str, float]]:
@@ -188,6 +181,24 @@ def curriculum(tokens: int) -> tuple[int, dict[str, float]]:
         return 6, MIX_FIRST
     grown = min(1.0, (tokens - FIRST_TOKENS) / GROWTH_TOKENS)
     return 6 + int(58 * grown), {kind: MIX_EARLY[kind] * (1 - grown) + MIX_LATE[kind] * grown for kind in MIX_EARLY}
+
+
+def _save(
+    out: Path,
+    model: LlamaForCausalLM,
+    optimizers: Sequence[torch.optim.Optimizer],
+    at: Position,
+    made_by: dict[str, object],
+) -> None:
+    """Write the model, what made it, and the state to go on from."""
+    model.save_pretrained(out)
+    facts = {"arguments": made_by, "trained": asdict(at), "torch": torch.__version__}
+    (out / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save(
+        {"model": model.state_dict(), "optimizers": states, "at": asdict(at), "made_by": made_by},
+        out / STATE_FILE,
+    )
 
 
 def _restore(
