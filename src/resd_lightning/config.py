@@ -12,6 +12,7 @@ from typing import Literal
 
 TeacherKind = Literal["ema", "live", "initial", "trust_region"]
 Author = Literal["student", "teacher", "base"]
+ObjectiveName = Literal["distillation", "grpo", "mixture"]
 Reduction = Literal["sequence_mean", "sequence_sum", "token_mean"]
 OperationName = Literal["ADD", "UPDATE", "MERGE", "DELETE"]
 
@@ -125,6 +126,27 @@ class DistillationConfig:
 
 
 @dataclass(frozen=True)
+class GrpoConfig:
+    """GRPO's policy gradient over the group of responses to one prompt (Shao et al. 2024), a baseline of the paper."""
+
+    normalize_by_std: bool = True
+    """Divide advantages by the standard deviation of their group; off, only the mean is taken away (Dr. GRPO)."""
+    clip_low: float = 0.2
+    """The probability ratio of new to old policy has no gradient below 1 minus this where the advantage is negative."""
+    clip_high: float = 0.28
+    """The ratio has no gradient above 1 plus this where the advantage is positive."""
+    kl_coefficient: float = 0.0
+    """Weight of the KL divergence from the initial model, by the k3 estimator; 0 is none, as in the paper."""
+    reduction: Reduction = "sequence_mean"
+    """Token mean per sequence (GRPO's own), token sum per sequence, or mean over all tokens (DAPO, veRL's default)."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.clip_low <= 1, "model.grpo.clip_low", "in [0, 1]", self.clip_low)
+        require(self.clip_high >= 0, "model.grpo.clip_high", "at least 0", self.clip_high)
+        require(self.kl_coefficient >= 0, "model.grpo.kl_coefficient", "at least 0", self.kl_coefficient)
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with a linear warm-up and a constant rate after it."""
 
@@ -221,7 +243,7 @@ class TeacherPromptConfig:
     feedback_with_solution: bool = False
     """Show feedback also where a solution is shown; off in the authors' defaults."""
     self_success: Literal["own", "peer", "none"] = "own"
-    """Solution shown for a success: itself, another success of the prompt in the batch, or none."""
+    """Solution shown for a success: itself (SDPO+ss), another one of its group (SDPO's authors), or none (RESD's)."""
     max_tokens: int = 8192
     """Longest teacher prompt; what does not fit is dropped section by section, then the sample is skipped."""
 

@@ -251,6 +251,48 @@ def test_callbacks_that_make_no_algorithm_are_refused(
     assert "trainer.callbacks" in told
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data.rollouts_per_prompt=1"], "data.rollouts_per_prompt must be at least 2 under the objective grpo"),
+        (["--data.rollout.temperature=0"], "data.rollout.temperature must be above 0 for groups that differ, got 0.0"),
+        (["--trainer.callbacks+=SyncTeacher"], "model.objective grpo has no teacher and reads no context, so ['Sync"),
+        (["--trainer.callbacks+=SwitchObjective"], "SwitchObjective goes over to grpo, which is model.objective"),
+        (["--model.grpo.clip_low=2"], "model.grpo.clip_low must be in [0, 1], got 2.0"),
+        (["--model.mixture_updates=0"], "model.mixture_updates must be at least 1, got 0"),
+        (
+            ["--model.grpo.kl_coefficient=0.1", "--model.policy.lora=null"],
+            "model.grpo.kl_coefficient needs the initial weights, which full fine-tuning with a live teacher doesn't",
+        ),
+    ],
+)
+def test_what_contradicts_grpo_is_refused_by_name(
+    options: list[str], said: str, tiny_base: Path, tmp_path: Path, refusal: Refusals
+) -> None:
+    grpo = CONFIGS / "method" / "grpo.yaml"
+    assert said in refusal(fit(tiny_base, tmp_path / "run", *options, method=grpo))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("{success_rate: null}", "SwitchObjective needs success_rate or at_update, or it never switches"),
+        ("{success_rate: 1.5}", "SwitchObjective's success_rate must be in (0, 1], got 1.5"),
+        ("{window: 0}", "SwitchObjective's window must be at least 1, got 0"),
+        ("{at_update: 0}", "SwitchObjective's at_update must be at least 1, got 0"),
+        ("{rollouts_per_prompt: 1}", "SwitchObjective's rollouts_per_prompt must be at least 2 under the objective"),
+        ("{objective: distillation}", "SwitchObjective goes over to distillation, which is model.objective already"),
+        ("{objective: mixture}", "Expected a typing.Literal['grpo', 'distillation']"),
+    ],
+)
+def test_a_switch_that_makes_no_sense_is_refused_by_name(
+    arguments: str, said: str, tiny_base: Path, tmp_path: Path, refusal: Refusals
+) -> None:
+    switch = f"{{class_path: SwitchObjective, init_args: {arguments}}}"
+    assert said in refusal(fit(tiny_base, tmp_path / "run", method=method(tmp_path, "SyncTeacher", switch)))
+
+
 def test_a_base_without_a_chat_template_is_refused(tiny_base: Path, tmp_path: Path, refusal: Refusals) -> None:
     base = shutil.copytree(tiny_base, tmp_path / "base")
     (base / "chat_template.jinja").unlink()

@@ -19,24 +19,23 @@ def make_batch(
     pad_id: int,
 ) -> DistillBatch:
     """Return the padded tensors of some rollouts; all sequences of tokens must be non-empty."""
-    student_ids, student_mask = _beside(student_prompts, responses, pad_id)
-    teacher_ids, teacher_mask = _beside(teacher_prompts, responses, pad_id)
-    longest = max(len(response) for response in responses)
-    lengths = torch.tensor([len(response) for response in responses])
-    response_mask = torch.arange(longest) < lengths[:, None]  # (B, 1) -> (B, T)
+    student_ids, student_mask = beside(student_prompts, responses, pad_id)
+    teacher_ids, teacher_mask = beside(teacher_prompts, responses, pad_id)
     return DistillBatch(
         student_ids,
         student_mask,
         teacher_ids,
         teacher_mask,
-        response_mask,
+        response_mask(responses),
         torch.tensor(coefficients, dtype=torch.float32),
     )
 
 
 def empty_batch(pad_id: int) -> DistillBatch:
     """Return a batch of one token that weighs nothing: it fills a slot and keeps every rank in step."""
-    return make_batch([[pad_id]], [[pad_id]], [[pad_id]], [0.0], pad_id)
+    filler = make_batch([[pad_id]], [[pad_id]], [[pad_id]], [0.0], pad_id)
+    filler.is_filler = True
+    return filler
 
 
 def response_logits(
@@ -55,9 +54,16 @@ def response_logits(
     return logits[:, :-1]  # the last position predicts past the response: (B, T + 1, V) -> (B, T, V)
 
 
-def _beside(
+def response_mask(responses: Sequence[Sequence[int]]) -> Bool[Tensor, "batch time"]:
+    """Return True where a response has a token."""
+    lengths = torch.tensor([len(response) for response in responses])
+    return torch.arange(int(lengths.max())) < lengths[:, None]  # (B, 1) -> (B, T)
+
+
+def beside(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int
 ) -> tuple[Int[Tensor, "batch time"], Bool[Tensor, "batch time"]]:
+    """Return prompts padded on the left and responses on the right, and where real tokens stand."""
     left = max(len(prompt) for prompt in prompts)
     right = max(len(response) for response in responses)
     ids = torch.full((len(prompts), left + right), pad_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -12,11 +12,12 @@ from resd_lightning.config import ConfigError, DistillationConfig
 from resd_lightning.distill.align import empty_batch, make_batch, response_logits
 from resd_lightning.distill.divergence import check_divergence_settings, distillation_loss
 from resd_lightning.distill.weights import success_rate_weights
+from resd_lightning.objectives.objective import Objective, deal, reduce_over
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import DistillBatch, Rollout, TeacherPrompt
 
 
-class DistillationObjective:
+class DistillationObjective(Objective[DistillBatch]):
     """Pulls the student's distribution over its own tokens toward the teacher's.
 
     Args:
@@ -26,7 +27,10 @@ class DistillationObjective:
         ConfigError: A setting is out of range; the text names its key.
     """
 
+    uses_teacher = True
+
     def __init__(self, config: DistillationConfig) -> None:
+        super().__init__()
         self.config = config
         self.check_vocabulary(None)
 
@@ -45,24 +49,16 @@ class DistillationObjective:
             raise ConfigError(f"model.{error}") from error
 
     def coefficients(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt]) -> Float[Tensor, " rollout"]:
-        """Return each rollout's factor on the sum of its token losses, so that the sum over rollouts is the loss.
+        """Return each rollout's factor on the sum of its token losses; see `reduce_over`.
 
-        A rollout whose teacher prompt is plain gets 0 but counts as a sequence. They are computed from the whole
-        update, over all ranks, before its first micro-batch, so how an update is cut up doesn't change it.
-
-        Returns:
-            (rollout,) fp32: weight / (N x T_i) for sequence_mean, weight / N for sequence_sum, weight / sum of T_i for
-            token_mean; N is the number of rollouts, T_i the response tokens of rollout i.
+        A rollout whose teacher prompt is plain gets 0 but counts as a sequence.
         """
-        # With the types named, an update all of whose questions were too long is a tensor of no rollouts.
-        lengths = torch.tensor([len(rollout.completion.token_ids) for rollout in rollouts], dtype=torch.float32)
-        counted = torch.tensor([prompt.is_enriched for prompt in prompts], dtype=torch.bool) & (lengths > 0)
-        weights = self.weights(rollouts) * counted
-        if self.config.reduction == "token_mean":
-            return weights / lengths[counted].sum().clamp_min(1)
-        if self.config.reduction == "sequence_sum":
-            return weights / len(rollouts)
-        return weights / (len(rollouts) * lengths.clamp_min(1))
+        counted = torch.tensor([prompt.is_enriched for prompt in prompts], dtype=torch.bool)
+        return reduce_over(rollouts, counted, self.weights(rollouts), self.config.reduction)
+
+    def describe(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt]) -> list[Mapping[str, float]]:
+        """Return each rollout's coefficient."""
+        return [{"loss_coefficient": coefficient} for coefficient in self.coefficients(rollouts, prompts).tolist()]
 
     def weights(self, rollouts: Sequence[Rollout]) -> Float[Tensor, " rollout"]:
         """Return the success-rate weights of App. B, or ones where they are off."""
@@ -82,32 +78,19 @@ class DistillationObjective:
         rank: int = 0,
         world_size: int = 1,
     ) -> list[DistillBatch]:
-        """Return exactly `num_slots` micro-batches of this rank's share; slots left over weigh nothing.
-
-        Args:
-            rollouts: All rollouts of the update, over all ranks.
-            prompts: Their teacher prompts.
-            micro_batch_size: Rollouts per micro-batch.
-            num_slots: Micro-batches that every rank runs in every update.
-            pad_id: Token that fills the padding.
-            rank: This process among `world_size`.
-            world_size: Number of processes that share the update.
-        """
+        """Return the micro-batches of the rollouts whose teacher knows more than they did; see `Objective`."""
         coefficients = self.coefficients(rollouts, prompts).tolist()
         counted = [i for i, prompt in enumerate(prompts) if prompt.is_enriched and rollouts[i].completion.token_ids]
-        mine = counted[rank::world_size]
-        batches = []
-        for start in range(0, len(mine), micro_batch_size):
-            chunk = mine[start : start + micro_batch_size]
-            batches.append(
-                make_batch(
-                    [rollouts[i].completion.prompt_ids for i in chunk],
-                    [prompts[i].token_ids for i in chunk],
-                    [rollouts[i].completion.token_ids for i in chunk],
-                    [coefficients[i] for i in chunk],
-                    pad_id,
-                )
+        batches = [
+            make_batch(
+                [rollouts[i].completion.prompt_ids for i in chunk],
+                [prompts[i].token_ids for i in chunk],
+                [rollouts[i].completion.token_ids for i in chunk],
+                [coefficients[i] for i in chunk],
+                pad_id,
             )
+            for chunk in deal(counted, micro_batch_size, rank, world_size)
+        ]
         return batches + [empty_batch(pad_id) for _ in range(num_slots - len(batches))]
 
     def loss(self, policy: Policy, batch: DistillBatch) -> Float[Tensor, ""]:
