@@ -30,6 +30,7 @@ from resd_lightning.context.store import ContextStore
 from resd_lightning.context.teacher_prompt import build_teacher_prompt, choose_sections, choose_solution
 from resd_lightning.metrics import BestAtK, MeanAtK
 from resd_lightning.objectives.distillation import DistillationObjective
+from resd_lightning.objectives.fused_or_plain import check_fused
 from resd_lightning.policy.load import BaseFacts, load_policy, load_tokenizer, read_base_facts
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import (
@@ -130,12 +131,13 @@ class ResdModule(LightningModule):
         """Check the settings against each other and against the base's small files.
 
         Raises:
-            ConfigError: See `check_algorithm`, `load_tokenizer`, `read_base_facts`.
+            ConfigError: See `check_algorithm`, `load_tokenizer`, `read_base_facts`, `check_fused`.
             ValueError: `model.distillation.top_k` is above the vocabulary.
         """
         if stage == "fit":
             check_algorithm(algorithm_callbacks(self.trainer), self.teacher_config.kind)
         self.objective.check_vocabulary(self.facts.vocab_size)
+        check_fused(self.objective.config, self.teacher_config, self.policy_config, self.facts)
         _ = self.tokenizer
 
     def configure_model(self) -> None:
@@ -187,6 +189,10 @@ class ResdModule(LightningModule):
             lambda messages: encode_prompt(self.tokenizer, messages),
             config.max_tokens,
         )
+
+    def on_fit_start(self) -> None:
+        """Choose how the loss is computed, before anything is sampled."""
+        self.objective.choose_loss(self.loaded_policy)
 
     def on_train_epoch_start(self) -> None:
         """Start the update's loss at zero."""
