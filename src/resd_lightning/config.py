@@ -118,8 +118,13 @@ class DistillationConfig:
     """Exponent a of the weight (1 - s)^a of a success, s being the batch's success rate."""
     success_beta: float = 1.0
     """Exponent b of the weight s^b of a failure."""
+    loss: Literal["auto", "fused", "plain"] = "auto"
+    """Never hold all logits at once (fused), hold them (plain), or fused where it can be and pays (auto)."""
+    chunk_tokens: int = 256
+    """Response tokens whose logits the fused loss holds at once."""
 
     def __post_init__(self) -> None:
+        require(self.chunk_tokens >= 1, "model.distillation.chunk_tokens", "at least 1", self.chunk_tokens)
         # The divergence's own settings are checked by `distill.divergence.check_divergence_settings`.
         for key, exponent in (("success_alpha", self.success_alpha), ("success_beta", self.success_beta)):
             require(exponent >= 0, f"model.distillation.{key}", "at least 0", exponent)

@@ -33,6 +33,7 @@ from resd_lightning.context.store import ContextStore
 from resd_lightning.context.teacher_prompt import build_teacher_prompt, choose_sections, choose_solution, plain_prompt
 from resd_lightning.metrics import BestAtK, MeanAtK
 from resd_lightning.objectives.distillation import DistillationObjective
+from resd_lightning.objectives.fused_or_plain import check_fused
 from resd_lightning.objectives.grpo import GrpoObjective
 from resd_lightning.objectives.mixture import MixtureObjective
 from resd_lightning.objectives.objective import Objective
@@ -151,10 +152,11 @@ class ResdModule(LightningModule):
         """Check the settings against the base's small files.
 
         Raises:
-            ConfigError: See `load_tokenizer`, `read_base_facts`.
+            ConfigError: See `load_tokenizer`, `read_base_facts`, `check_fused`.
             ValueError: `model.distillation.top_k` is above the vocabulary.
         """
         self._distillation.check_vocabulary(self.facts.vocab_size)
+        check_fused(self._distillation.config, self.teacher_config, self.policy_config, self.facts)
         _ = self.tokenizer
 
     def configure_model(self) -> None:
@@ -225,6 +227,10 @@ class ResdModule(LightningModule):
             lambda messages: encode_prompt(self.tokenizer, messages),
             config.max_tokens,
         )
+
+    def on_fit_start(self) -> None:
+        """Choose how the distillation loss is computed, before anything is sampled."""
+        self._distillation.choose_loss(self.loaded_policy)
 
     def on_train_epoch_start(self) -> None:
         """Start the update's loss at zero."""

@@ -168,6 +168,7 @@ def method(folder: Path, *callbacks: str) -> Path:
         ("--model.distillation.top_k=260", "distillation.top_k must be at most the vocabulary's 259 tokens, got 260"),
         ("--model.distillation.clip_max=0.1", "distillation.clip_min must be at most distillation.clip_max, got 0.2"),
         ("--model.distillation.success_beta=-1", "model.distillation.success_beta must be at least 0, got -1.0"),
+        ("--model.distillation.chunk_tokens=0", "model.distillation.chunk_tokens must be at least 1, got 0"),
         ("--model.teacher.ema_rate=2", "model.teacher.ema_rate must be in [0, 1], got 2.0"),
         ("--model.optimizer.learning_rate=0", "model.optimizer.learning_rate must be above 0, got 0.0"),
         ("--model.optimizer.betas=[0.9,1]", "model.optimizer.betas must be two in [0, 1), got (0.9, 1.0)"),
@@ -218,6 +219,21 @@ def test_a_bad_option_is_refused_by_name(
     assert said in told
     assert len(told.splitlines()) < 15, "the refusal is buried"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--model.distillation.top_k=null", "model.distillation.top_k null compares the whole vocabulary"),
+        ("--model.teacher.kind=trust_region", "model.teacher.kind trust_region mixes whole logits"),
+        ("--model.policy.lora=null", "model.policy.lora null trains the output head"),
+    ],
+)
+def test_a_fused_loss_that_cannot_be_is_refused_by_name(
+    option: str, said: str, tiny_base: Path, tmp_path: Path, refusal: Refusals
+) -> None:
+    told = refusal(fit(tiny_base, tmp_path / "run", "--model.distillation.loss=fused", option))
+    assert f"model.distillation.loss fused can't be: {said}; set it to auto or plain" in told
 
 
 def test_4_bits_without_adapters_are_refused(tiny_base: Path, tmp_path: Path, refusal: Refusals) -> None:

@@ -37,6 +37,7 @@ def arguments(base: Path, run_dir: Path, quantization: str) -> list[str]:
         "model.optimizer.warmup_updates": 3,
         "model.context.max_entries": 6,
         "model.distillation.success_weights": "true",
+        "model.distillation.loss": "plain" if quantization == "none" else "fused",
         "data.task": "resume_toy.CoinTask",
         "data.engine": "resume_toy.ReflectiveEngine",
         "data.batch_size": 4,

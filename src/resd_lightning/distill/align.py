@@ -42,14 +42,7 @@ def response_logits(
     model: nn.Module, ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"], response_time: int
 ) -> Float[Tensor, "batch response_time vocab"]:
     """Return the logits that predict the last `response_time` columns; the prompt's are never computed."""
-    positions = (mask.long().cumsum(dim=-1) - 1).clamp_min(0)
-    output = model(
-        input_ids=ids,
-        attention_mask=mask.long(),
-        position_ids=positions,
-        use_cache=False,
-        logits_to_keep=response_time + 1,
-    )
+    output = model(**_inputs(ids, mask), logits_to_keep=response_time + 1)
     logits: Float[Tensor, "batch time vocab"] = output.logits
     return logits[:, :-1]  # the last position predicts past the response: (B, T + 1, V) -> (B, T, V)
 
@@ -58,6 +51,19 @@ def response_mask(responses: Sequence[Sequence[int]]) -> Bool[Tensor, "batch tim
     """Return True where a response has a token."""
     lengths = torch.tensor([len(response) for response in responses])
     return torch.arange(int(lengths.max())) < lengths[:, None]  # (B, 1) -> (B, T)
+
+
+def response_hidden(
+    backbone: nn.Module, ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"], response_time: int
+) -> Float[Tensor, "batch response_time hidden"]:
+    """Return the last hidden states that predict the last `response_time` columns; `backbone` has no output head."""
+    hidden: Float[Tensor, "batch time hidden"] = backbone(**_inputs(ids, mask)).last_hidden_state
+    return hidden[:, -response_time - 1 : -1]  # (B, P + T, H) -> (B, T, H)
+
+
+def _inputs(ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]) -> dict[str, Tensor | bool]:
+    positions = (mask.long().cumsum(dim=-1) - 1).clamp_min(0)
+    return {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions, "use_cache": False}
 
 
 def beside(

@@ -9,10 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from resd_lightning.config import ConfigError, DistillationConfig
-from resd_lightning.distill.align import empty_batch, make_batch, response_logits
-from resd_lightning.distill.divergence import check_divergence_settings, distillation_loss
+from resd_lightning.distill.align import empty_batch, make_batch, response_hidden, response_logits
+from resd_lightning.distill.divergence import DistillationLoss, check_divergence_settings, distillation_loss
+from resd_lightning.distill.fused import fused_distillation_loss
 from resd_lightning.distill.weights import success_rate_weights
+from resd_lightning.objectives.fused_or_plain import chooses_fused
 from resd_lightning.objectives.objective import Objective, deal, reduce_over
+from resd_lightning.policy.head import backbone_of, frozen_head
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import DistillBatch, Rollout, TeacherPrompt
 
@@ -32,6 +35,7 @@ class DistillationObjective(Objective[DistillBatch]):
     def __init__(self, config: DistillationConfig) -> None:
         super().__init__()
         self.config = config
+        self.is_fused: bool | None = None
         self.check_vocabulary(None)
 
     def check_vocabulary(self, vocab_size: int | None) -> None:
@@ -93,15 +97,25 @@ class DistillationObjective(Objective[DistillBatch]):
         ]
         return batches + [empty_batch(pad_id) for _ in range(num_slots - len(batches))]
 
+    def choose_loss(self, policy: Policy) -> None:
+        """Choose between the fused and the plain loss for this policy; see `chooses_fused`."""
+        self.is_fused = chooses_fused(self.config, policy)
+
     def loss(self, policy: Policy, batch: DistillBatch) -> Float[Tensor, ""]:
         """Return this micro-batch's part of the update's loss; the parts add up to it.
 
         The teacher goes first and without gradient; the student's graph is the only one that lives.
         """
+        if self.is_fused is None:
+            self.choose_loss(policy)
+        result = self._fused_loss(policy, batch) if self.is_fused else self._plain_loss(policy, batch)
+        return (result.per_token.sum(dim=-1) * batch.coefficients).sum()  # (B, T) -> (B,) -> ()
+
+    def _plain_loss(self, policy: Policy, batch: DistillBatch) -> DistillationLoss:
         time = batch.response_mask.shape[1]
         teacher = self.teacher_logits(policy, batch)
         student = response_logits(policy.model, batch.student_ids, batch.student_mask, time)
-        result = distillation_loss(
+        return distillation_loss(
             student,
             teacher,
             batch.response_mask,
@@ -111,7 +125,26 @@ class DistillationObjective(Objective[DistillBatch]):
             clip_min=self.config.clip_min,
             clip_max=self.config.clip_max,
         )
-        return (result.per_token.sum(dim=-1) * batch.coefficients).sum()  # (B, T) -> (B,) -> ()
+
+    def _fused_loss(self, policy: Policy, batch: DistillBatch) -> DistillationLoss:
+        time, head = batch.response_mask.shape[1], frozen_head(policy)
+        with policy.as_teacher() as model:
+            # Copied, since what is sliced keeps the prompt's hidden states in memory.
+            teacher = response_hidden(backbone_of(model), batch.teacher_ids, batch.teacher_mask, time).clone()
+        student = response_hidden(backbone_of(policy.model), batch.student_ids, batch.student_mask, time)
+        return fused_distillation_loss(
+            student,
+            head,
+            teacher,
+            head,
+            batch.response_mask,
+            alpha=self.config.alpha,
+            top_k=self.config.top_k,
+            tail=self.config.tail,
+            clip_min=self.config.clip_min,
+            clip_max=self.config.clip_max,
+            chunk_tokens=self.config.chunk_tokens,
+        )
 
     @staticmethod
     def teacher_logits(policy: Policy, batch: DistillBatch) -> Float[Tensor, "batch time vocab"]:
