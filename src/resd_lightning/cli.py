@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from resd_lightning import callbacks as lines
 from resd_lightning.checkpoint import check_compatible, find_checkpoint, read_checkpoint, report_differences
-from resd_lightning.config import ConfigError, SamplingConfig
+from resd_lightning.config import BudgetConfig, ConfigError, SamplingConfig
 from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.export import export
 from resd_lightning.module import ResdModule
@@ -70,10 +70,11 @@ class ResdCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run folder, and let one seed serve the run."""
+        """Add the run folder and the budget, and let one seed serve the run."""
         parser.usage = "%(prog)s [--config FILE ...] [--KEY VALUE ...]"  # the list of all keys would bury an error
         parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run; null names it itself.")
         parser.add_argument("--overwrite", type=bool, default=False, help="Delete the run that --run_dir holds.")
+        parser.add_class_arguments(BudgetConfig, "budget")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_one_seed)
 
     def _parse_ckpt_path(self) -> None:
@@ -130,6 +131,7 @@ class ResdCLI(LightningCLI):
             arguments |= derived_arguments(self.datamodule.num_updates, self.datamodule.inner_updates)
             observers = [
                 lines.RecordMetrics(self.folder),
+                lines.StopAtBudget(self.folder, self._get(self.config_init, "budget")),
                 lines.WriteTranscripts(self.folder),
                 lines.TensorBoardText(),
                 lines.ValidateFirst(self.folder),
