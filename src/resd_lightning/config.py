@@ -15,6 +15,7 @@ Author = Literal["student", "teacher", "base"]
 ObjectiveName = Literal["distillation", "grpo", "mixture"]
 Reduction = Literal["sequence_mean", "sequence_sum", "token_mean"]
 OperationName = Literal["ADD", "UPDATE", "MERGE", "DELETE"]
+Currency = Literal["prompts", "rollouts", "generated_tokens"]
 
 
 class ConfigError(ValueError):
@@ -254,3 +255,29 @@ class TeacherPromptConfig:
 
     def __post_init__(self) -> None:
         require(self.max_tokens >= 1, "model.teacher_prompt.max_tokens", "at least 1", self.max_tokens)
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """What a run may spend on training; it stops with the update that reaches the first of its limits."""
+
+    prompts: int | None = None
+    """Training prompts drawn, each counted once whatever the updates on it; null for no limit."""
+    rollouts: int | None = None
+    """Responses sampled for training; null for no limit."""
+    generated_tokens: int | None = None
+    """Tokens generated for training: rollouts, reflections, tags and curation; null for no limit."""
+
+    def __post_init__(self) -> None:
+        for currency, limit in self.limits.items():
+            require(limit >= 1, f"budget.{currency}", "at least 1", limit)
+
+    @property
+    def limits(self) -> dict[Currency, int]:
+        """The limits that are set."""
+        every: dict[Currency, int | None] = {
+            "prompts": self.prompts,
+            "rollouts": self.rollouts,
+            "generated_tokens": self.generated_tokens,
+        }
+        return {currency: limit for currency, limit in every.items() if limit is not None}

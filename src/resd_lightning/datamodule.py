@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from resd_lightning.algorithm import Phase, algorithm_callbacks, check_algorithm, later_phases
 from resd_lightning.config import Author, ConfigError, SamplingConfig, require
-from resd_lightning.costs import Costs
+from resd_lightning.costs import PROMPTS_DRAWN, Costs
 from resd_lightning.measure import measure_context, measure_rollouts
 from resd_lightning.records import (
     Completion,
@@ -261,6 +261,7 @@ class RolloutDataModule(LightningDataModule):
         rollouts = self.roll_out(examples, number, Purpose.ROLLOUT)  # Alg. 1 lines 3 and 4
         record = self.record = UpdateRecord(number, rollouts, {})
         measure_rollouts(record, len(examples) * self.phase.rollouts_per_prompt)
+        record.count(PROMPTS_DRAWN, len(examples) if self.stream.is_new_batch(number) else 0)
         record.metrics |= objective.measure(rollouts)
         module.context.begin_update(
             (example.id for example in examples), keep_solutions=module.context_config.keep_solutions

@@ -30,7 +30,7 @@ LAYERS = (
     {"algorithm", "training", "measure"},
     {"module", "datamodule"},
     {"callbacks"},
-    {"cli", "checkpoint", "export", "show"},
+    {"cli", "checkpoint", "compare", "export", "show"},
     {"__main__"},
 )
 """Folders and files at the package's top; each imports from the layers before its own."""
@@ -42,7 +42,8 @@ BESIDE = {
     "micro": {"context"},  # micro-lm learns the templates and answers of the real context
     "tasks": {"micro", "sandbox"},  # tape machines judge by the micro-world's rules; model-written code runs apart
     "summary": {"metrics", "run_folder"},
-    "cli": {"checkpoint", "export", "show"},
+    "compare": {"checkpoint"},  # both tell in what two configurations differ
+    "cli": {"checkpoint", "compare", "export", "show"},
 }
 """What may be imported from the same layer, and why."""
 

@@ -6,6 +6,7 @@ from resd_lightning.callbacks.curate import CuratePlaybook
 from resd_lightning.callbacks.keep_checkpoints import KeepCheckpoints
 from resd_lightning.callbacks.record_metrics import RecordMetrics
 from resd_lightning.callbacks.reflect import ReflectOnFailures
+from resd_lightning.callbacks.stop_at_budget import StopAtBudget
 from resd_lightning.callbacks.switch_objective import SwitchObjective
 from resd_lightning.callbacks.sync_teacher import SyncTeacher
 from resd_lightning.callbacks.tag_successes import TagSuccesses
@@ -21,6 +22,7 @@ __all__ = [
     "KeepCheckpoints",
     "RecordMetrics",
     "ReflectOnFailures",
+    "StopAtBudget",
     "SwitchObjective",
     "SyncTeacher",
     "TagSuccesses",
