@@ -72,11 +72,14 @@ def execute(program: Program, limits: Limits, kind: Kind) -> SandboxResult:
     Raises:
         SandboxError: This kind of isolation could not be set up.
     """
-    with _scratch_folder(kind) as scratch, _job_file(program, limits, kind, scratch) as job:
-        with tempfile.TemporaryFile() as stdin:
-            stdin.write(program.stdin.encode("utf-8", "replace"))
-            stdin.seek(0)
-            return _run(program, limits, kind, job.fileno(), stdin)
+    with (
+        _scratch_folder(kind) as scratch,
+        _job_file(program, limits, kind, scratch) as job,
+        tempfile.TemporaryFile() as stdin,
+    ):
+        stdin.write(program.stdin.encode("utf-8", "replace"))
+        stdin.seek(0)
+        return _run(program, limits, kind, job.fileno(), stdin)
 
 
 @contextmanager

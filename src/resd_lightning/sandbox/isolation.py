@@ -21,11 +21,11 @@ CLAIMS: Final = (
     "empty environment",
     "limited memory",
     "limited processes",
+    "limited disk",
     "no other process in reach",
     "no files",
     "read-only files",
     "no network",
-    "limited disk",
 )
 """What full isolation means; each is tried by the probe."""
 
