@@ -20,6 +20,7 @@ from resd_lightning.config import ConfigError, require
 from resd_lightning.records import Example, Feedback, Message, Split
 from resd_lightning.tasks.base import Task
 from resd_lightning.tasks.files import KEY
+from resd_lightning.tasks.marked_answer import find_answer
 from resd_lightning.tasks.rows import clip
 from resd_lightning.thinking import strip_thinking
 
@@ -209,15 +210,6 @@ class ReasoningGymTask(Task):
                 raise ConfigError(
                     f"{KEY}.datasets: {dataset.name} can't make its problem {at} with {dataset.config}: {error!r}"
                 ) from error
-
-
-def find_answer(response: str) -> str | None:
-    """Return the last complete marked answer after the thinking trace, stripped; None without one."""
-    for begun in reversed(strip_thinking(response).split("<answer>")[1:]):
-        body, closed, _ = begun.partition("</answer>")
-        if closed:
-            return body.strip()
-    return None
 
 
 def _check(dataset: GymDataset, allow_eval: bool) -> None:

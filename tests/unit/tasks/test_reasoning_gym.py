@@ -13,7 +13,8 @@ import pytest
 from resd_lightning.config import ConfigError
 from resd_lightning.records import Example, Feedback
 from resd_lightning.tasks import reasoning_gym as task_module
-from resd_lightning.tasks.reasoning_gym import EVALUATING, GymDataset, GymEntry, ReasoningGymTask, find_answer
+from resd_lightning.tasks.marked_answer import find_answer
+from resd_lightning.tasks.reasoning_gym import EVALUATING, GymDataset, GymEntry, ReasoningGymTask
 from resd_lightning.tasks.verification import Verifier
 
 LEGS = GymDataset("leg_counting", config={"max_animals": 4})
