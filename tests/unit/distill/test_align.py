@@ -45,7 +45,9 @@ def test_a_pad_token_inside_a_response_still_counts() -> None:
 def test_moving_a_batch_keeps_every_tensor_and_its_precision() -> None:
     batch = make_batch([[1]], [[2]], [[3]], [0.5], PAD)
     moved = batch.to(torch.device("cpu"))
-    for name, tensor in vars(batch).items():
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    assert len(tensors) == 6
+    for name, tensor in tensors.items():
         assert torch.equal(getattr(moved, name), tensor)
         assert getattr(moved, name).dtype == tensor.dtype
 
