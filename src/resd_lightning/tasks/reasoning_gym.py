@@ -88,7 +88,7 @@ class ProblemSource(Protocol):
 
 
 class ReasoningGymTask(Task):
-    """Problems of one or several datasets of reasoning-gym (extra `reasoning_gym`), mixed by weight.
+    """Problems of one or several datasets of reasoning-gym (extra `reasoning-gym`), mixed by weight.
 
     The last complete `<answer>...</answer>` after the thinking trace is the answer, or else all that follows the trace.
     The reward is the dataset's own score, its quirks included; less than 1, it is no success. Some scorers catch every
@@ -241,7 +241,7 @@ def _make(name: str, config: Mapping[str, object], seed: int = 0) -> ProblemSour
         from reasoning_gym.factory import DATASETS, create_dataset
     except ImportError as error:
         raise ConfigError(
-            "ReasoningGymTask needs the extra `reasoning_gym`: pip install 'resd-lightning[reasoning_gym]'"
+            "ReasoningGymTask needs the extra `reasoning-gym`: pip install 'resd-lightning[reasoning-gym]'"
         ) from error
     if name not in DATASETS:
         near = get_close_matches(name, DATASETS, n=3)

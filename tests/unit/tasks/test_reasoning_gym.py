@@ -154,7 +154,7 @@ def test_a_missing_package_is_refused_when_examples_are_asked_for(monkeypatch: p
     monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     task = ReasoningGymTask((LEGS,), seed=987)
-    with pytest.raises(ConfigError, match=r"needs the extra `reasoning_gym`: pip install"):
+    with pytest.raises(ConfigError, match=r"needs the extra `reasoning-gym`: pip install"):
         task.examples("train")
 
 
