@@ -92,7 +92,10 @@ class ResdCLI(LightningCLI):
             namespace["run_dir"] = str(default_run_dir(self.options))
             del self.config_dump
         self.folder = RunFolder(Path(namespace["run_dir"]))
-        check_arguments(cast("dict[str, object]", self.options["trainer"]))
+        trainer = cast("dict[str, object]", self.options["trainer"])
+        if trainer["default_root_dir"] is not None:
+            raise ConfigError("trainer.default_root_dir is the run's folder here: leave it out, and set --run_dir")
+        check_arguments(trainer)
         for key in SAMPLING_KEYS:
             _check_sampling(key, namespace[key])
 
@@ -124,7 +127,9 @@ class ResdCLI(LightningCLI):
         """Build the trainer with what follows from the data, and with the observers of the subcommand."""
         is_fit = self.subcommand in (None, "fit")
         resumed_from = self._resolve_checkpoint()
-        arguments: dict[str, object] = {"enable_checkpointing": is_fit, **kwargs}
+        # A callback of the user's list finds the run's folder as the trainer's root.
+        root = {"default_root_dir": str(self.folder.path)}
+        arguments: dict[str, object] = {"enable_checkpointing": is_fit, **root, **kwargs}
         observers: list[Callback] = [lines.RecordMetrics(self.folder)]
         if is_fit:
             arguments |= derived_arguments(self.datamodule.num_updates, self.datamodule.inner_updates)

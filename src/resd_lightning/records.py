@@ -39,6 +39,7 @@ class Purpose(StrEnum):
     CURATE = "curate"
     VALIDATE = "validate"
     PREDICT = "predict"
+    RESCORE = "rescore"
 
 
 @dataclass(frozen=True)

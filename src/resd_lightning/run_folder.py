@@ -56,6 +56,11 @@ class RunFolder:
         return self.path / "evaluations.jsonl"
 
     @property
+    def forgetting(self) -> Path:
+        """What `MeasureForgetting` found, one JSON object per scoring."""
+        return self.path / "forgetting.jsonl"
+
+    @property
     def summary(self) -> Path:
         """The run in numbers."""
         return self.path / "summary.json"
@@ -88,6 +93,7 @@ class RunFolder:
             self.transcripts,
             self.predictions,
             self.evaluations,
+            self.forgetting,
             self.summary,
             self.playbook,
         )

@@ -26,6 +26,7 @@ SHOWN_METRICS = (
     "teacher/enriched_share",
     "playbook/size",
     "playbook/true_share",
+    "forgetting/",
 )
 """Prefixes of the metrics worth a line; metrics.jsonl and TensorBoard have them all."""
 
