@@ -22,6 +22,7 @@ from resd_lightning.checkpoint import check_compatible, find_checkpoint, read_ch
 from resd_lightning.config import ConfigError, SamplingConfig
 from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.export import export
+from resd_lightning.forgetting import forgetting
 from resd_lightning.module import ResdModule
 from resd_lightning.run_folder import RunFolder
 from resd_lightning.show import show
@@ -29,7 +30,7 @@ from resd_lightning.training import GRADIENT_CLIP_VAL, check_arguments, derived_
 
 logger = logging.getLogger(__name__)
 
-TOOLS: dict[str, Callable[..., object]] = {"export": export, "show": show}
+TOOLS: dict[str, Callable[..., object]] = {"export": export, "forgetting": forgetting, "show": show}
 """Commands that need no trainer: functions whose arguments are the options."""
 
 OPTIONS_OF_A_CALL = ("config", "overwrite", "ckpt_path", "weights_only", "verbose", "return_predictions")

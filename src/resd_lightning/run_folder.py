@@ -56,6 +56,11 @@ class RunFolder:
         return self.path / "evaluations.jsonl"
 
     @property
+    def benchmarks(self) -> Path:
+        """What `resd forgetting` measured, one JSON object per call."""
+        return self.path / "benchmarks.jsonl"
+
+    @property
     def forgetting(self) -> Path:
         """What `MeasureForgetting` found, one JSON object per scoring."""
         return self.path / "forgetting.jsonl"
@@ -93,6 +98,7 @@ class RunFolder:
             self.transcripts,
             self.predictions,
             self.evaluations,
+            self.benchmarks,
             self.forgetting,
             self.summary,
             self.playbook,
