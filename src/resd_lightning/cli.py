@@ -25,6 +25,7 @@ from resd_lightning.compare.plan import Composition
 from resd_lightning.config import BudgetConfig, ConfigError, SamplingConfig
 from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.export import export
+from resd_lightning.forgetting import forgetting
 from resd_lightning.module import ResdModule
 from resd_lightning.run_folder import RunFolder
 from resd_lightning.show import show
@@ -93,7 +94,10 @@ class ResdCLI(LightningCLI):
             namespace["run_dir"] = str(default_run_dir(self.options))
             del self.config_dump
         self.folder = RunFolder(Path(namespace["run_dir"]))
-        check_arguments(cast("dict[str, object]", self.options["trainer"]))
+        trainer = cast("dict[str, object]", self.options["trainer"])
+        if trainer["default_root_dir"] is not None:
+            raise ConfigError("trainer.default_root_dir is the run's folder here: leave it out, and set --run_dir")
+        check_arguments(trainer)
         for key in SAMPLING_KEYS:
             _check_sampling(key, namespace[key])
 
@@ -125,7 +129,9 @@ class ResdCLI(LightningCLI):
         """Build the trainer with what follows from the data, and with the observers of the subcommand."""
         is_fit = self.subcommand in (None, "fit")
         resumed_from = self._resolve_checkpoint()
-        arguments: dict[str, object] = {"enable_checkpointing": is_fit, **kwargs}
+        # A callback of the user's list finds the run's folder as the trainer's root.
+        root = {"default_root_dir": str(self.folder.path)}
+        arguments: dict[str, object] = {"enable_checkpointing": is_fit, **root, **kwargs}
         observers: list[Callback] = [lines.RecordMetrics(self.folder)]
         if is_fit:
             arguments |= derived_arguments(self.datamodule.num_updates, self.datamodule.inner_updates)
@@ -285,7 +291,7 @@ def compare(
     return compare_study(file, folder, compose, jobs=jobs, seeds=seeds, variants=variants)
 
 
-TOOLS: dict[str, Callable[..., object]] = {"compare": compare, "export": export, "show": show}
+TOOLS: dict[str, Callable[..., object]] = {"compare": compare, "export": export, "forgetting": forgetting, "show": show}
 """Commands that need no trainer: functions whose arguments are the options, and whose number is the exit status."""
 
 

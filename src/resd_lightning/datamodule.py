@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
@@ -287,19 +288,24 @@ class RolloutDataModule(LightningDataModule):
     def roll_out(self, examples: Sequence[Example], update: int, purpose: Purpose) -> list[Rollout]:
         """Return verified responses of the student, in order of examples then samples; skipped prompts left out.
 
-        Training rollouts are sampled by `rollout`, all others by `validation`.
+        Training rollouts are sampled by `rollout`; a re-scoring answers each prompt once and greedily, so that chance
+        forgets nothing; all others are sampled by `validation`.
         """
-        is_training = purpose == Purpose.ROLLOUT
-        samples = self.phase.rollouts_per_prompt if is_training else self.validation_samples
+        samples, sampling = self.validation_samples, self.validation
+        if purpose == Purpose.ROLLOUT:
+            samples, sampling = self.phase.rollouts_per_prompt, self.rollout
+        elif purpose == Purpose.RESCORE:
+            samples, sampling = 1, replace(self.validation, temperature=0.0)
         asked = [(example, sample) for example in examples for sample in range(samples)]
         completions = self.generate(
             [GenerationRequest(purpose, update, example.id, sample, example.messages) for example, sample in asked],
-            self.rollout if is_training else self.validation,
+            sampling,
             author="student",
             max_prompt_tokens=self.max_prompt_tokens,
         )
         done = [(e, s, c) for (e, s), c in zip(asked, completions, strict=True) if not c.is_skipped]
-        with self.costs.timed("verify"):
+        # What observes has its time apart: it may fall into the same update as the training rollouts' verification.
+        with self.costs.timed("rescore" if purpose == Purpose.RESCORE else "verify"):
             feedback = spread(
                 lambda share: self._verifier.verify([e for e, _, _ in share], [c.text for _, _, c in share]), done
             )

@@ -40,6 +40,7 @@ class Purpose(StrEnum):
     CURATE = "curate"
     VALIDATE = "validate"
     PREDICT = "predict"
+    RESCORE = "rescore"
 
 
 @dataclass(frozen=True)

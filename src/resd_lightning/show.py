@@ -27,6 +27,7 @@ SHOWN_METRICS = (
     "playbook/size",
     "playbook/true_share",
     "grpo/groups_without_signal",
+    "forgetting/",
 )
 """Prefixes of the metrics worth a line; metrics.jsonl and TensorBoard have them all."""
 

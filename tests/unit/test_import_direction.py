@@ -30,7 +30,7 @@ LAYERS = (
     {"algorithm", "training", "measure"},
     {"module", "datamodule"},
     {"callbacks"},
-    {"cli", "checkpoint", "compare", "export", "show"},
+    {"cli", "checkpoint", "compare", "export", "forgetting", "harness", "show"},
     {"__main__"},
 )
 """Folders and files at the package's top; each imports from the layers before its own."""
@@ -43,7 +43,8 @@ BESIDE = {
     "tasks": {"micro", "sandbox"},  # tape machines judge by the micro-world's rules; model-written code runs apart
     "summary": {"metrics", "run_folder"},
     "compare": {"checkpoint"},  # both tell in what two configurations differ
-    "cli": {"checkpoint", "compare", "export", "show"},
+    "forgetting": {"export", "harness"},  # what it measures is a validated student, by the harness
+    "cli": {"checkpoint", "compare", "export", "forgetting", "show"},
 }
 """What may be imported from the same layer, and why."""
 

@@ -4,6 +4,7 @@ from resd_lightning.callbacks.cache import CacheSolutions
 from resd_lightning.callbacks.concise import ConcisePlaybook
 from resd_lightning.callbacks.curate import CuratePlaybook
 from resd_lightning.callbacks.keep_checkpoints import KeepCheckpoints
+from resd_lightning.callbacks.measure_forgetting import MeasureForgetting
 from resd_lightning.callbacks.record_metrics import RecordMetrics
 from resd_lightning.callbacks.reflect import ReflectOnFailures
 from resd_lightning.callbacks.stop_at_budget import StopAtBudget
@@ -20,6 +21,7 @@ __all__ = [
     "ConcisePlaybook",
     "CuratePlaybook",
     "KeepCheckpoints",
+    "MeasureForgetting",
     "RecordMetrics",
     "ReflectOnFailures",
     "StopAtBudget",
