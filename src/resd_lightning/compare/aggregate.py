@@ -36,7 +36,7 @@ class VariantNumbers:
         area: Mean height of each score's curve over the budget.
         reached: Spending until the study's metric first comes to each level.
         total: All that a run spent, beyond the budget too.
-        share_at_end: The part of the budget that was spent at the end.
+        share_at_end: The part of the budget that was spent at the end, in the run of the smallest and of the largest.
         updates: Updates of a run.
     """
 
@@ -45,20 +45,21 @@ class VariantNumbers:
     area: Mapping[Score, Estimate]
     reached: Mapping[float, Reached]
     total: Mapping[Unit, Estimate]
-    share_at_end: Estimate
+    share_at_end: tuple[float, float]
     updates: Estimate
 
 
 def aggregate(study: Study, by_seed: Mapping[int, RunNumbers]) -> VariantNumbers:
     """Return the estimates over a variant's runs, of which there is one at least."""
     runs = list(by_seed.values())
+    shares = [run.end.spent[study.currency] / study.limit for run in runs]
     return VariantNumbers(
         end={score: estimate([run.end.scores[score] for run in runs]) for score in SCORES},
         ranked={score: estimate([run.ranked.scores[score] for run in runs]) for score in SCORES},
         area={score: estimate([run.area[score] for run in runs]) for score in SCORES},
         reached={level: _reached([run.reached[level] for run in runs]) for level in study.levels},
         total={unit: estimate([run.total[unit] for run in runs]) for unit in UNITS},
-        share_at_end=estimate([run.end.spent[study.currency] / study.limit for run in runs]),
+        share_at_end=(min(shares), max(shares)),
         updates=estimate([run.updates for run in runs]),
     )
 

@@ -56,7 +56,7 @@ def draw_curves(out: Path, study: Study, samples: int, numbers: Mapping[str, Map
         axes.set_ylim(0, min(1.02, 1.15 * highest) or 1.02)  # by the runs: an interval over few seeds is far wider
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=8, title="seeds, their mean and its 95 % interval", title_fontsize=8)
+        axes.legend(fontsize=8, handlelength=3, title="seeds, their mean and its 95 % interval", title_fontsize=8)
         for suffix in ("png", "svg"):
             path = out / f"curves_{unit}.{suffix}"
             with rc_context({"svg.hashsalt": "resd"}):  # the same numbers make the same file

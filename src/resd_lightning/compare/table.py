@@ -95,7 +95,8 @@ def _spent(reached: Reached) -> list[str]:
 
 def _total(numbers: VariantNumbers) -> list[str]:
     spent = [_with_width(value, ",.1f" if unit == "seconds" else ",.0f") for unit, value in numbers.total.items()]
-    return [_with_width(numbers.updates, ",.0f"), *spent, _with_width(numbers.share_at_end, ".1%")]
+    shares = dict.fromkeys(f"{share:.1%}" for share in numbers.share_at_end)  # once where they are alike
+    return [_with_width(numbers.updates, ",.0f"), *spent, " to ".join(shares)]
 
 
 def _differing(study: Study, runs: Sequence[PlannedRun]) -> list[list[str]]:

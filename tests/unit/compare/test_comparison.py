@@ -76,7 +76,7 @@ def test_means_and_intervals_over_seeds(tmp_path: Path, runs: list[PlannedRun]) 
         {"mean": 64.5, "half_width": T1 * 10.5, "num_values": 2}
     )
     assert resd["total"]["generated_tokens"] == {"mean": 120, "half_width": 0, "num_values": 2}
-    assert resd["share_at_end"] == {"mean": 0.9, "half_width": 0, "num_values": 2}
+    assert resd["share_at_end"] == [0.9, 0.9]
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -123,6 +123,7 @@ def test_the_table_is_made_of_what_is_there(tmp_path: Path, runs: list[PlannedRu
     assert until[3] == r"| SDPO \| ss | 0 of 1 runs | - | - | - |"
     assert until[4] == "| grpo | - | - | - | - |"
     spent = table[table.index("## Spent in all") + 2 :]
+    assert spent[2] == "| RESD | 4 ± 0 | 16 ± 0 | 16 ± 0 | 120 ± 0 | 8.0 ± 0.0 | 90.0% |"
     assert spent[3] == r"| SDPO \| ss | 2 | 8 | 8 | 60 | 4.0 | 60.0% |"
     missing = table[table.index("## Runs without numbers") + 4 :]
     assert missing == [
@@ -189,3 +190,12 @@ def test_nothing_finished_makes_a_table_that_says_so_and_no_figure(tmp_path: Pat
     write_results("small", STUDY, tmp_path, runs, {})
     assert (tmp_path / "table.md").read_text().count("not run yet") == 6
     assert not list(tmp_path.glob("curves_*"))
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_table_says_how_near_the_ends_came_to_the_budget(tmp_path: Path, runs: list[PlannedRun]) -> None:
+    write_run(runs[2].folder.path, four_updates(0.0, 0.1, 0.1, 0.1)[:4])
+    write_run(runs[5].folder.path, four_updates(0.0, 0.1, 0.1, 0.1))
+    write_results("small", STUDY, tmp_path, runs, {})
+    (line,) = [x for x in (tmp_path / "table.md").read_text().splitlines() if x.endswith("60.0% to 90.0% |")]
+    assert line.startswith("| grpo | 3 ± 13 |")
