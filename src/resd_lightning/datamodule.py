@@ -21,6 +21,7 @@ from resd_lightning.records import (
     DistillBatch,
     Example,
     ExampleBatch,
+    Feedback,
     Purpose,
     Rollout,
     Split,
@@ -275,11 +276,15 @@ class RolloutDataModule(LightningDataModule):
             max_prompt_tokens=self.max_prompt_tokens,
         )
         done = [(e, s, c) for (e, s), c in zip(asked, completions, strict=True) if not c.is_skipped]
-        with self.costs.timed("verify"):
-            feedback = spread(
-                lambda share: self._verifier.verify([e for e, _, _ in share], [c.text for _, _, c in share]), done
-            )
+        feedback = self.verify([(e, c.text) for e, _, c in done], phase="verify")
         return [Rollout(e, s, c, f) for (e, s, c), f in zip(done, feedback, strict=True)]
+
+    def verify(self, responses: Sequence[tuple[Example, str]], *, phase: str) -> list[Feedback]:
+        """Return one feedback per response, in order and on every rank; the time goes to `phase`."""
+        with self.costs.timed(phase):
+            return spread(
+                lambda share: self._verifier.verify([e for e, _ in share], [text for _, text in share]), responses
+            )
 
     def generate(
         self,

@@ -39,6 +39,7 @@ class Purpose(StrEnum):
     CURATE = "curate"
     VALIDATE = "validate"
     PREDICT = "predict"
+    DIAGNOSE = "diagnose"
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,9 @@ class UpdateRecord:
         update: Number of the update, counted from 0.
         rollouts: The update's rollouts, in prompt order then sample order; the same on every rank.
         metrics: Scalars of the update by name.
+
+    Attributes:
+        observations: What observers saw beyond scalars, each a plain object with its `kind`; for diagnostics.jsonl.
     """
 
     def __init__(self, update: int, rollouts: list[Rollout], metrics: dict[str, float]) -> None:
@@ -246,6 +250,7 @@ class UpdateRecord:
         self.answers: list[Answer] = []
         self.operations: list[Mapping[str, object]] = []
         self.teacher_prompts: list[TeacherPrompt] = []
+        self.observations: list[Mapping[str, object]] = []
 
     def count(self, name: str, amount: float = 1) -> None:
         """Add to a metric that starts at zero."""
@@ -291,6 +296,7 @@ class DistillBatch:
         teacher_mask: True at the teacher's real tokens.
         response_mask: (batch, time), True at real response tokens.
         coefficients: (batch,) fp32; a sequence's share of the update's loss per unit of token loss.
+        rollouts: Each row's index among the update's rollouts; empty for a batch that only fills a slot.
     """
 
     def __init__(
@@ -301,6 +307,7 @@ class DistillBatch:
         teacher_mask: Bool[Tensor, "batch teacher_time"],
         response_mask: Bool[Tensor, "batch time"],
         coefficients: Float[Tensor, " batch"],
+        rollouts: Sequence[int] = (),
     ) -> None:
         self.student_ids = student_ids
         self.student_mask = student_mask
@@ -308,19 +315,33 @@ class DistillBatch:
         self.teacher_mask = teacher_mask
         self.response_mask = response_mask
         self.coefficients = coefficients
+        self.rollouts = tuple(rollouts)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> DistillBatch:
         """Return the batch on `device`, precision unchanged."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
         return DistillBatch(
-            *(
-                tensor.to(device, non_blocking=non_blocking)
-                for tensor in (
-                    self.student_ids,
-                    self.student_mask,
-                    self.teacher_ids,
-                    self.teacher_mask,
-                    self.response_mask,
-                    self.coefficients,
-                )
-            )
+            move(self.student_ids),
+            move(self.student_mask),
+            move(self.teacher_ids),
+            move(self.teacher_mask),
+            move(self.response_mask),
+            move(self.coefficients),
+            self.rollouts,
         )
+
+
+@dataclass(frozen=True)
+class LossFacts:
+    """One micro-batch's part of an update's loss, and what it was made of.
+
+    Attributes:
+        loss: The part, attached to the student's graph.
+        per_token: What the loss had at hand anyway, by name: (batch, time), detached, zero at padding.
+    """
+
+    loss: Float[Tensor, ""]
+    per_token: Mapping[str, Float[Tensor, "batch time"]]

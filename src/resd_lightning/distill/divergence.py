@@ -8,7 +8,7 @@ computes the same numbers without ever holding (tokens x vocabulary).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,10 +26,15 @@ class DistillationLoss:
         loss: The mean of `per_token` over the mask's tokens; zero where the mask selects none.
         per_token: (batch, time), in nats: the divergence at each response token, times its sequence's weight; zero at
             padding. Other reductions start from here.
+        clipped_share: (batch, time), the share of the compared buckets whose ratio was clipped; None where the loss
+            doesn't tell.
+        clipped_mass: (batch, time), the student's probability in those buckets.
     """
 
     loss: Float[Tensor, ""]
     per_token: Float[Tensor, "batch time"]
+    clipped_share: Float[Tensor, "batch time"] | None = None
+    clipped_mass: Float[Tensor, "batch time"] | None = None
 
 
 def distillation_loss(
@@ -71,8 +76,14 @@ def distillation_loss(
         top_k,
         tail,
     )
-    token_loss = divergence(student_logp, clip_teacher(teacher_logp, student_logp, clip_min, clip_max), alpha)
-    return collect_token_losses(token_loss, mask, weights)
+    clipped_logp = clip_teacher(teacher_logp, student_logp, clip_min, clip_max)
+    token_loss = divergence(student_logp, clipped_logp, alpha)
+    is_clipped = clipped_logp != teacher_logp  # (token, bucket)
+    return replace(
+        collect_token_losses(token_loss, mask, weights),
+        clipped_share=at_mask(is_clipped.sum(dim=-1) / is_clipped.shape[-1], mask),
+        clipped_mass=at_mask(student_logp.detach().exp().masked_fill(~is_clipped, 0).sum(dim=-1), mask),
+    )
 
 
 def topk_log_probs(
@@ -160,10 +171,13 @@ def collect_token_losses(
     """
     if weights is not None:
         token_loss = token_loss * weights.to(token_loss).unsqueeze(1).expand_as(mask)[mask]
-    # (token,) -> (batch, time)
-    per_token = token_loss.new_zeros(mask.shape).masked_scatter(mask, token_loss)
     # An empty sum is a zero that still hangs on the graph; dividing it by one instead of by no tokens keeps it a zero.
-    return DistillationLoss(loss=token_loss.sum() / max(token_loss.numel(), 1), per_token=per_token)
+    return DistillationLoss(loss=token_loss.sum() / max(token_loss.numel(), 1), per_token=at_mask(token_loss, mask))
+
+
+def at_mask(values: Float[Tensor, " token"], mask: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+    """Return values in the places of the mask's Trues, in row-major order, and zero elsewhere."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)  # (token,) -> (batch, time)
 
 
 def divergence_name(alpha: float) -> str:

@@ -13,7 +13,7 @@ from resd_lightning.distill.align import empty_batch, make_batch, response_logit
 from resd_lightning.distill.divergence import check_divergence_settings, distillation_loss
 from resd_lightning.distill.weights import success_rate_weights
 from resd_lightning.policy.views import Policy
-from resd_lightning.records import DistillBatch, Rollout, TeacherPrompt
+from resd_lightning.records import DistillBatch, LossFacts, Rollout, TeacherPrompt
 
 
 class DistillationObjective:
@@ -106,12 +106,13 @@ class DistillationObjective:
                     [rollouts[i].completion.token_ids for i in chunk],
                     [coefficients[i] for i in chunk],
                     pad_id,
+                    chunk,
                 )
             )
         return batches + [empty_batch(pad_id) for _ in range(num_slots - len(batches))]
 
-    def loss(self, policy: Policy, batch: DistillBatch) -> Float[Tensor, ""]:
-        """Return this micro-batch's part of the update's loss; the parts add up to it.
+    def loss(self, policy: Policy, batch: DistillBatch) -> LossFacts:
+        """Return this micro-batch's part of the update's loss, which the parts add up to, and what it was made of.
 
         The teacher goes first and without gradient; the student's graph is the only one that lives.
         """
@@ -128,20 +129,18 @@ class DistillationObjective:
             clip_min=self.config.clip_min,
             clip_max=self.config.clip_max,
         )
-        return (result.per_token.sum(dim=-1) * batch.coefficients).sum()  # (B, T) -> (B,) -> ()
+        facts = {
+            "divergence": result.per_token,
+            "clipped_share": result.clipped_share,
+            "clipped_mass": result.clipped_mass,
+        }
+        return LossFacts(
+            (result.per_token.sum(dim=-1) * batch.coefficients).sum(),  # (B, T) -> (B,) -> ()
+            {name: values.detach() for name, values in facts.items() if values is not None},
+        )
 
     @staticmethod
     def teacher_logits(policy: Policy, batch: DistillBatch) -> Float[Tensor, "batch time vocab"]:
-        """Return the frozen-context teacher's logits on the student's own tokens, without gradient.
-
-        A trust-region teacher mixes the initial model's logits with the current student's, both behind the enriched
-        prompt, before any softmax.
-        """
+        """Return the frozen-context teacher's logits on the student's own tokens, without gradient."""
         time = batch.response_mask.shape[1]
-        with policy.as_teacher() as model:
-            logits = response_logits(model, batch.teacher_ids, batch.teacher_mask, time)
-        if policy.teacher_config.kind != "trust_region":
-            return logits
-        with policy.frozen("student") as model:
-            student = response_logits(model, batch.teacher_ids, batch.teacher_mask, time)
-        return torch.lerp(logits.float(), student.float(), policy.teacher_config.trust_region_rate)
+        return policy.teacher_logits(lambda model: response_logits(model, batch.teacher_ids, batch.teacher_mask, time))

@@ -17,7 +17,8 @@ class ScriptedEngine(Engine):
     """Answers every request with `script(purpose, update, example_id, sample, messages)`.
 
     Args:
-        script: Returns the response's text. Purpose is one of rollout, reflect, tag, curate, validate, predict.
+        script: Returns the response's text. Purpose is one of rollout, reflect, tag, curate, validate, predict,
+            diagnose.
     """
 
     def __init__(self, script: Script) -> None:

@@ -60,7 +60,7 @@ def generate_much(policy: Policy) -> None:
 
 def gradients(policy: Policy) -> dict[str, Tensor]:
     policy.model.train()
-    DistillationObjective(DistillationConfig(top_k=20)).loss(policy, BATCH).backward()
+    DistillationObjective(DistillationConfig(top_k=20)).loss(policy, BATCH).loss.backward()
     return {name: weight.grad for name, weight in policy.student_weights().items()}
 
 
