@@ -52,7 +52,8 @@ def arguments(base: Path, run_dir: Path, quantization: str) -> list[str]:
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with log.open("ab") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
 
@@ -103,7 +104,7 @@ def assert_same_state(one: object, other: object, where: str) -> None:
 
 
 def quickstart(run_dir: Path) -> list[str]:
-    files = [f"--config={CONFIGS / name}" for name in ("quickstart.yaml", "quickstart_ci.yaml")]
+    files = [f"--config={CONFIGS / name}" for name in ("quickstart.yaml", "quickstart_ci.yaml", "diagnostics.yaml")]
     options = ["--data.max_batches=3", "--data.inner_updates=2", f"--run_dir={run_dir}"]
     return [sys.executable, "-m", "resd_lightning", "fit", *files, *options]
 
@@ -130,7 +131,8 @@ def assert_same_run(whole: Path, killed: Path) -> dict[str, Any]:
     for part in ("resd", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
         assert_same_state(one[part], other[part], part)
     assert without_times(jsonl(whole / "metrics.jsonl")) == without_times(jsonl(killed / "metrics.jsonl"))
-    assert jsonl(whole / "transcripts.jsonl") == jsonl(killed / "transcripts.jsonl")
+    for name in ("transcripts.jsonl", "diagnostics.jsonl"):
+        assert jsonl(whole / name) == jsonl(killed / name)
     assert (whole / "playbook.json").read_text() == (killed / "playbook.json").read_text()
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (whole, killed)]
     assert summaries[0]["metrics"] == summaries[1]["metrics"]
@@ -167,3 +169,25 @@ def test_a_killed_quickstart_resumes_to_the_bit(tmp_path: Path) -> None:
     one = assert_same_run(whole, killed)
     assert len(one["resd"]["context"]["playbooks"][""]["entries"]) > 2
     assert jsonl(whole / "metrics.jsonl")[-1]["updates_done"] == 6
+    kinds = {line["kind"] for line in jsonl(whole / "diagnostics.jsonl")}
+    assert kinds == {"successes", "in_context", "probe", "token_losses"}
+    assert any((whole / "tensorboard").iterdir())
+
+
+def test_a_run_with_all_diagnostics_ends_as_one_without_to_the_bit(tmp_path: Path) -> None:
+    base = make_tiny_base(tmp_path / "base")
+    plain, observed = tmp_path / "plain", tmp_path / "observed"
+    run(arguments(base, plain, "none"), tmp_path / "plain.log")
+    diagnostics = f"--config={CONFIGS / 'diagnostics.yaml'}"
+    run([*arguments(base, observed, "none"), diagnostics], tmp_path / "observed.log")
+    checkpoints = [
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True, map_location="cpu")
+        for folder in (plain, observed)
+    ]
+    for part in ("resd", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+        assert_same_state(checkpoints[0][part], checkpoints[1][part], part)
+    assert jsonl(plain / "transcripts.jsonl") == jsonl(observed / "transcripts.jsonl")
+    lines = [without_times(jsonl(folder / "metrics.jsonl")) for folder in (plain, observed)]
+    assert all(one.items() <= other.items() for one, other in zip(*lines, strict=True))
+    assert any("in_context/full" in line and "attribution/all" in line for line in lines[1])
+    assert {line["requests/rollout"] for line in lines[1] if line["phase"] == "train"} == {4}
