@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import make_tiny_base
 
@@ -171,7 +172,11 @@ def test_a_killed_quickstart_resumes_to_the_bit(tmp_path: Path) -> None:
     assert jsonl(whole / "metrics.jsonl")[-1]["updates_done"] == 6
     kinds = {line["kind"] for line in jsonl(whole / "diagnostics.jsonl")}
     assert kinds == {"successes", "in_context", "probe", "token_losses"}
-    assert any((whole / "tensorboard").iterdir())
+    events = EventAccumulator(str(whole / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    steps = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
+    assert steps["successes_per_prompt"] == [0, 2, 4, 6]
+    assert steps["token_losses/failure"] == [1, 3, 5]
 
 
 def test_a_run_with_all_diagnostics_ends_as_one_without_to_the_bit(tmp_path: Path) -> None:

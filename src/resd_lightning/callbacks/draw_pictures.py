@@ -36,7 +36,10 @@ class DrawPictures(Callback):
         from resd_lightning.diagnostics.pictures import token_losses_picture  # not at the top: matplotlib is an extra
 
         module: ResdModule = pl_module  # type: ignore[assignment]
-        for seen in module.data.record.observations if module.data.record is not None else ():
+        record = module.data.record
+        if record is None or not trainer.is_global_zero:
+            return
+        for seen in record.observations:
             if seen["kind"] == "token_losses":
                 title = f"{seen['example']}, update {trainer.global_step}, reward {seen['reward']:g}"
                 name = "token_losses/success" if seen["is_success"] else "token_losses/failure"
@@ -49,14 +52,16 @@ class DrawPictures(Callback):
 
         module: ResdModule = pl_module  # type: ignore[assignment]
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        for writer in callbacks:
-            if isinstance(writer, WriteDiagnostics) and trainer.state.fn == "fit":
-                lines = [line for line in read_lines(writer.folder.diagnostics) if line["kind"] == "successes"]
-                with module.data.costs.timed("draw"):
-                    _show(trainer, "successes_per_prompt", successes_picture(lines))
+        writers = [callback for callback in callbacks if isinstance(callback, WriteDiagnostics)]
+        if trainer.state.fn != "fit" or not trainer.is_global_zero or not writers:
+            return
+        with module.data.costs.timed("draw"):
+            lines = [line for line in read_lines(writers[0].folder.diagnostics) if line["kind"] == "successes"]
+            if lines:  # none where every prompt was too long
+                _show(trainer, "successes_per_prompt", successes_picture(lines))
 
 
 def _show(trainer: Trainer, name: str, figure: Figure) -> None:
     for sink in trainer.loggers:
-        if isinstance(sink, TensorBoardLogger) and trainer.is_global_zero:
+        if isinstance(sink, TensorBoardLogger):
             sink.experiment.add_figure(name, figure, trainer.global_step)
