@@ -90,24 +90,29 @@ def check_compatible(path: Path, facts: CheckpointFacts, module: ResdModule, dat
 
 def report_differences(facts: CheckpointFacts, config: Mapping[str, object]) -> list[str]:
     """Log, and return, the keys whose value in this run differs from the checkpoint's; this run's value is used."""
-    saved, current = _flat(facts.config), _flat(config)
-    ignored = ("ckpt_path", "config", "overwrite", "weights_only", "verbose")
-    keys = sorted(key for key in saved.keys() | current.keys() if key.split(".")[0] not in ignored)
-    lines = [
-        f"{key}: {saved.get(key, '(unset)')} -> {current.get(key, '(unset)')}"
-        for key in keys
-        if saved.get(key) != current.get(key)
-    ]
-    for line in lines if saved else ():
+    lines = differences(facts.config, config)
+    for line in lines if facts.config else ():
         logger.warning("differs from the checkpoint: %s", line)
     return lines
 
 
-def _flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
+def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Return `key: value before -> value now` for each key in which two configurations of a run differ."""
+    saved, current = flat(before), flat(now)
+    ignored = ("ckpt_path", "config", "overwrite", "weights_only", "verbose")
+    return [
+        f"{key}: {saved.get(key, '(unset)')} -> {current.get(key, '(unset)')}"
+        for key in sorted(saved.keys() | current.keys())
+        if key.split(".")[0] not in ignored and saved.get(key) != current.get(key)
+    ]
+
+
+def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return a configuration's values by their dotted keys."""
+    values: dict[str, object] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            values |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            values[f"{prefix}{key}"] = value
+    return values

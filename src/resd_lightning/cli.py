@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
@@ -19,18 +20,18 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from resd_lightning import callbacks as lines
 from resd_lightning.checkpoint import check_compatible, find_checkpoint, read_checkpoint, report_differences
-from resd_lightning.config import ConfigError, SamplingConfig
+from resd_lightning.compare.command import compare_study
+from resd_lightning.compare.plan import Composition
+from resd_lightning.config import BudgetConfig, ConfigError, SamplingConfig
 from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.export import export
+from resd_lightning.forgetting import forgetting
 from resd_lightning.module import ResdModule
 from resd_lightning.run_folder import RunFolder
 from resd_lightning.show import show
 from resd_lightning.training import GRADIENT_CLIP_VAL, check_arguments, derived_arguments
 
 logger = logging.getLogger(__name__)
-
-TOOLS: dict[str, Callable[..., object]] = {"export": export, "show": show}
-"""Commands that need no trainer: functions whose arguments are the options."""
 
 OPTIONS_OF_A_CALL = ("config", "overwrite", "ckpt_path", "weights_only", "verbose", "return_predictions")
 """Options that a run's config.yaml leaves out: a second call with that file must not, say, overwrite the run."""
@@ -70,10 +71,11 @@ class ResdCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run folder, and let one seed serve the run."""
+        """Add the run folder and the budget, and let one seed serve the run."""
         parser.usage = "%(prog)s [--config FILE ...] [--KEY VALUE ...]"  # the list of all keys would bury an error
         parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run; null names it itself.")
         parser.add_argument("--overwrite", type=bool, default=False, help="Delete the run that --run_dir holds.")
+        parser.add_class_arguments(BudgetConfig, "budget")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_one_seed)
 
     def _parse_ckpt_path(self) -> None:
@@ -92,7 +94,10 @@ class ResdCLI(LightningCLI):
             namespace["run_dir"] = str(default_run_dir(self.options))
             del self.config_dump
         self.folder = RunFolder(Path(namespace["run_dir"]))
-        check_arguments(cast("dict[str, object]", self.options["trainer"]))
+        trainer = cast("dict[str, object]", self.options["trainer"])
+        if trainer["default_root_dir"] is not None:
+            raise ConfigError("trainer.default_root_dir is the run's folder here: leave it out, and set --run_dir")
+        check_arguments(trainer)
         for key in SAMPLING_KEYS:
             _check_sampling(key, namespace[key])
 
@@ -124,7 +129,9 @@ class ResdCLI(LightningCLI):
         """Build the trainer with what follows from the data, and with the observers of the subcommand."""
         is_fit = self.subcommand in (None, "fit")
         resumed_from = self._resolve_checkpoint()
-        arguments: dict[str, object] = {"enable_checkpointing": is_fit, **kwargs}
+        # A callback of the user's list finds the run's folder as the trainer's root.
+        root = {"default_root_dir": str(self.folder.path)}
+        arguments: dict[str, object] = {"enable_checkpointing": is_fit, **root, **kwargs}
         observers: list[Callback] = [lines.RecordMetrics(self.folder)]
         if is_fit:
             arguments |= derived_arguments(self.datamodule.num_updates, self.datamodule.inner_updates)
@@ -133,6 +140,7 @@ class ResdCLI(LightningCLI):
                 lines.WatchPlaybook(),
                 lines.CountSuccesses(self.folder),
                 lines.RecordMetrics(self.folder),
+                lines.StopAtBudget(self.folder, self._get(self.config_init, "budget")),
                 lines.WriteTranscripts(self.folder),
                 lines.WriteDiagnostics(self.folder),
                 lines.TensorBoardText(),
@@ -234,16 +242,74 @@ def _one_seed(seed: bool | int) -> int:
     return seed
 
 
+class _ComposingCLI(ResdCLI):
+    """Builds and checks all that a run would, and stops before anything is written."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": ResdCLI.subcommands()["fit"]}  # a parser for each of the others would take most of the time
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+def compose(arguments: Sequence[str]) -> Composition:
+    """Return what `resd fit` would run with.
+
+    Raises:
+        ConfigError: `resd fit` would refuse the arguments.
+    """
+    logging.disable(logging.INFO)  # of seeds and devices, a screen for each run
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+            cli = _ComposingCLI(["fit", *arguments])
+    except SystemExit as error:  # the parser has said why
+        raise ConfigError("`resd fit` refuses its options, for the reason above") from error
+    finally:
+        logging.disable(logging.NOTSET)
+    data = cast("RolloutDataModule", cli.datamodule)
+    return Composition(cli.options, data.batch_size, len(data.stream.examples) // data.batch_size * data.batch_size)
+
+
+def compare(
+    study: str,
+    out: str | None = None,
+    jobs: int | None = None,
+    seeds: list[int] | None = None,
+    variants: list[str] | None = None,
+) -> int:
+    """Compare configurations over seeds at one budget: run what is unfinished, then write table, curves and numbers.
+
+    Called again, it goes on with runs that were stopped, leaves finished ones alone, and refuses runs that were made
+    with other options than the study asks for now. docs/comparing.md describes the file and each number.
+
+    Args:
+        study: YAML file that names variants, seeds and the budget.
+        out: Folder of runs and results; null is runs/<name of the file>.
+        jobs: Runs at a time; null is one per core where all run on the CPU, and else one.
+        seeds: Run these of the study's seeds only, for example [0,1]; the table has all runs that are finished.
+        variants: Run these of the study's variants only, for example [resd,sdpo].
+    """
+    file = Path(study)
+    folder = Path("runs") / file.stem if out is None else Path(out)
+    return compare_study(file, folder, compose, jobs=jobs, seeds=seeds, variants=variants)
+
+
+TOOLS: dict[str, Callable[..., object]] = {"compare": compare, "export": export, "forgetting": forgetting, "show": show}
+"""Commands that need no trainer: functions whose arguments are the options, and whose number is the exit status."""
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run `resd` and return its exit status; what the user can mend is said in one line, without a traceback."""
     arguments = list(sys.argv[1:] if args is None else args)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
         if arguments and arguments[0] in TOOLS:
-            auto_cli(TOOLS[arguments[0]], args=arguments[1:], prog=f"resd {arguments[0]}", as_positional=True)
-        else:
-            sys.argv[1:] = arguments  # the program itself stays: Lightning starts further processes by it
-            ResdCLI()
+            tool, prog = TOOLS[arguments[0]], f"resd {arguments[0]}"
+            status = auto_cli(tool, args=arguments[1:], prog=prog, as_positional=True)
+            return status if isinstance(status, int) else 0
+        sys.argv[1:] = arguments  # the program itself stays: Lightning starts further processes by it
+        ResdCLI()
     except ConfigError as error:
         sys.stderr.write(f"resd: error: {error}\n")
         return 2

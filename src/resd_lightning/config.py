@@ -12,8 +12,10 @@ from typing import Literal
 
 TeacherKind = Literal["ema", "live", "initial", "trust_region"]
 Author = Literal["student", "teacher", "base"]
+ObjectiveName = Literal["distillation", "grpo", "mixture"]
 Reduction = Literal["sequence_mean", "sequence_sum", "token_mean"]
 OperationName = Literal["ADD", "UPDATE", "MERGE", "DELETE"]
+Currency = Literal["prompts", "rollouts", "generated_tokens"]
 
 
 class ConfigError(ValueError):
@@ -117,11 +119,37 @@ class DistillationConfig:
     """Exponent a of the weight (1 - s)^a of a success, s being the batch's success rate."""
     success_beta: float = 1.0
     """Exponent b of the weight s^b of a failure."""
+    loss: Literal["auto", "fused", "plain"] = "auto"
+    """Never hold all logits at once (fused), hold them (plain), or fused where it can be and pays (auto)."""
+    chunk_tokens: int = 256
+    """Response tokens whose logits the fused loss holds at once."""
 
     def __post_init__(self) -> None:
+        require(self.chunk_tokens >= 1, "model.distillation.chunk_tokens", "at least 1", self.chunk_tokens)
         # The divergence's own settings are checked by `distill.divergence.check_divergence_settings`.
         for key, exponent in (("success_alpha", self.success_alpha), ("success_beta", self.success_beta)):
             require(exponent >= 0, f"model.distillation.{key}", "at least 0", exponent)
+
+
+@dataclass(frozen=True)
+class GrpoConfig:
+    """GRPO's policy gradient over the group of responses to one prompt (Shao et al. 2024), a baseline of the paper."""
+
+    normalize_by_std: bool = True
+    """Divide advantages by the standard deviation of their group; off, only the mean is taken away (Dr. GRPO)."""
+    clip_low: float = 0.2
+    """The probability ratio of new to old policy has no gradient below 1 minus this where the advantage is negative."""
+    clip_high: float = 0.28
+    """The ratio has no gradient above 1 plus this where the advantage is positive."""
+    kl_coefficient: float = 0.0
+    """Weight of the KL divergence from the initial model, by the k3 estimator; 0 is none, as in the paper."""
+    reduction: Reduction = "sequence_mean"
+    """Token mean per sequence (GRPO's own), token sum per sequence, or mean over all tokens (DAPO, veRL's default)."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.clip_low <= 1, "model.grpo.clip_low", "in [0, 1]", self.clip_low)
+        require(self.clip_high >= 0, "model.grpo.clip_high", "at least 0", self.clip_high)
+        require(self.kl_coefficient >= 0, "model.grpo.kl_coefficient", "at least 0", self.kl_coefficient)
 
 
 @dataclass(frozen=True)
@@ -221,9 +249,35 @@ class TeacherPromptConfig:
     feedback_with_solution: bool = False
     """Show feedback also where a solution is shown; off in the authors' defaults."""
     self_success: Literal["own", "peer", "none"] = "own"
-    """Solution shown for a success: itself, another success of the prompt in the batch, or none."""
+    """Solution shown for a success: itself (SDPO+ss), another one of its group (SDPO's authors), or none (RESD's)."""
     max_tokens: int = 8192
     """Longest teacher prompt; what does not fit is dropped section by section, then the sample is skipped."""
 
     def __post_init__(self) -> None:
         require(self.max_tokens >= 1, "model.teacher_prompt.max_tokens", "at least 1", self.max_tokens)
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """What a run may spend on training; it stops with the update that reaches the first of its limits."""
+
+    prompts: int | None = None
+    """Training prompts drawn, each counted once whatever the updates on it; null for no limit."""
+    rollouts: int | None = None
+    """Responses sampled for training; null for no limit."""
+    generated_tokens: int | None = None
+    """Tokens generated for training: rollouts, reflections, tags and curation; null for no limit."""
+
+    def __post_init__(self) -> None:
+        for currency, limit in self.limits.items():
+            require(limit >= 1, f"budget.{currency}", "at least 1", limit)
+
+    @property
+    def limits(self) -> dict[Currency, int]:
+        """The limits that are set."""
+        every: dict[Currency, int | None] = {
+            "prompts": self.prompts,
+            "rollouts": self.rollouts,
+            "generated_tokens": self.generated_tokens,
+        }
+        return {currency: limit for currency, limit in every.items() if limit is not None}

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Literal, get_args
 
 from resd_lightning.records import Completion, Purpose
+
+Unit = Literal["prompts", "rollouts", "generated_tokens", "seconds"]
+"""What training is paid in: the currencies that a budget may have, and seconds."""
+
+UNITS: tuple[Unit, ...] = get_args(Unit)
+
+PROMPTS_DRAWN = "prompts/drawn"
+"""Name of the metric that counts the prompts which an update is the first to see."""
 
 
 class Costs:
@@ -40,3 +49,22 @@ class Costs:
         """Return the totals since the last call and start again from zero."""
         totals, self._totals = dict(self._totals), defaultdict(float)
         return totals
+
+
+def spent_on_training(line: Mapping[str, object]) -> dict[Unit, float]:
+    """Return what one update cost, from its line in metrics.jsonl; validations have lines of their own.
+
+    Seconds are those of its phases: rolling out, verifying, asking, teacher prompts, gradients.
+
+    Raises:
+        KeyError: The line is not an update's.
+    """
+    numbers = {name: float(value) for name, value in line.items() if isinstance(value, int | float)}
+    return {
+        "prompts": numbers[PROMPTS_DRAWN],
+        "rollouts": numbers[f"requests/{Purpose.ROLLOUT}"],
+        "generated_tokens": sum(
+            value for name, value in numbers.items() if name.startswith("tokens/") and name.endswith("_generated")
+        ),
+        "seconds": sum(value for name, value in numbers.items() if name.startswith("time/") and name.endswith("_s")),
+    }

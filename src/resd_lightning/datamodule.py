@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
@@ -12,16 +13,16 @@ from jinja2 import TemplateError
 from lightning.pytorch import LightningDataModule, Trainer
 from tqdm.auto import tqdm
 
-from resd_lightning.algorithm import algorithm_callbacks
+from resd_lightning.algorithm import Phase, algorithm_callbacks, check_algorithm, later_phases
 from resd_lightning.config import Author, ConfigError, SamplingConfig, require
-from resd_lightning.costs import Costs
+from resd_lightning.costs import PROMPTS_DRAWN, Costs
 from resd_lightning.measure import measure_context, measure_rollouts
 from resd_lightning.records import (
     Completion,
-    DistillBatch,
     Example,
     ExampleBatch,
     Feedback,
+    MicroBatch,
     Purpose,
     Rollout,
     Split,
@@ -148,13 +149,19 @@ class RolloutDataModule(LightningDataModule):
         return self.trainer
 
     def setup(self, stage: str) -> None:
-        """Check trainer, lengths and task before any weight is loaded.
+        """Check trainer, algorithm, lengths and task before any weight is loaded.
 
         Raises:
-            ConfigError: The trainer breaks updates apart, a length doesn't fit the model, or a split is empty.
+            ConfigError: The trainer breaks updates apart, its callbacks make no algorithm, a length doesn't fit the
+                model, or a split is empty.
         """
         if stage == "fit":
             check_trainer(self._trainer, self.num_updates, self.inner_updates)
+            check_algorithm(algorithm_callbacks(self._trainer), self.module.teacher_config.kind, self.phases)
+            is_greedy = self.rollout.temperature == 0 and any(p.objective != "distillation" for p in self.phases)
+            require(
+                not is_greedy, "data.rollout.temperature", "above 0 for groups that differ", self.rollout.temperature
+            )
         self._check_lengths()
         splits: dict[str, Split] = {"fit": "val", "validate": "val", "test": "test", "predict": self.predict_split}
         evaluated = self.task.examples(splits[stage])
@@ -224,26 +231,44 @@ class RolloutDataModule(LightningDataModule):
         return ExampleLoader(self.task.examples(self.predict_split), self.validation_batch_size)
 
     @property
+    def phases(self) -> list[Phase]:
+        """The phases that the run has, in order."""
+        first = Phase(self.module.objective_name, self.rollouts_per_prompt)
+        return [first, *(callback.phase for callback in later_phases(self._trainer))]
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that the current update belongs to."""
+        update = self._trainer.current_epoch
+        begun = [callback.phase for callback in later_phases(self._trainer) if callback.has_begun(update)]
+        return [self.phases[0], *begun][-1]
+
+    @property
     def num_slots(self) -> int:
-        """Micro-batches of every update on every rank: enough for the fullest, so that all ranks stay in step."""
-        rollouts = self.batch_size * self.rollouts_per_prompt
-        per_rank = -(-rollouts // self._trainer.world_size)
-        return -(-per_rank // self.micro_batch_size)
+        """Micro-batches of every update on every rank: enough for the fullest phase, so that all ranks stay in step."""
+        return max(self._slots(phase) for phase in self.phases)
+
+    def _slots(self, phase: Phase) -> int:
+        per_rank = -(-self.batch_size * phase.rollouts_per_prompt // self._trainer.world_size)
+        passes = 2 if phase.objective == "mixture" else 1  # its two losses take turns
+        return passes * -(-per_rank // self.micro_batch_size)
 
     # One update
 
-    def update(self) -> Iterator[DistillBatch]:
+    def update(self) -> Iterator[MicroBatch]:
         """Make one update's rollouts, context and teacher prompts, then yield its micro-batches."""
-        trainer, module = self._trainer, self.module
+        trainer, module, objective = self._trainer, self.module, self.module.objective
         number = trainer.current_epoch
         examples = self.stream.batch(number)
         rollouts = self.roll_out(examples, number, Purpose.ROLLOUT)  # Alg. 1 lines 3 and 4
         record = self.record = UpdateRecord(number, rollouts, {})
-        measure_rollouts(record, len(examples) * self.rollouts_per_prompt)
+        measure_rollouts(record, len(examples) * self.phase.rollouts_per_prompt)
+        record.count(PROMPTS_DRAWN, len(examples) if self.stream.is_new_batch(number) else 0)
+        record.metrics |= objective.measure(rollouts)
         module.context.begin_update(
             (example.id for example in examples), keep_solutions=module.context_config.keep_solutions
         )
-        for callback in algorithm_callbacks(trainer):  # lines 6 to 11
+        for callback in algorithm_callbacks(trainer) if objective.uses_teacher else ():  # lines 6 to 11
             callback.on_rollouts_end(trainer, module, record)
         with self.costs.timed("teacher_prompts"):
             record.teacher_prompts = module.build_teacher_prompts(record)  # lines 14 and 15
@@ -251,7 +276,7 @@ class RolloutDataModule(LightningDataModule):
         require_same(module.context.fingerprint(), f"the playbooks of update {number}")
         measure_context(record, module.context, self.task)
         torch.manual_seed(GenerationRequest(Purpose.ROLLOUT, number, "dropout", 0, ()).seed(self.seed))
-        yield from module.objective.micro_batches(  # lines 17 and 18 are the module's training_step
+        yield from objective.micro_batches(  # lines 17 and 18 are the module's training_step
             record.rollouts,
             record.teacher_prompts,
             micro_batch_size=self.micro_batch_size,
@@ -264,19 +289,25 @@ class RolloutDataModule(LightningDataModule):
     def roll_out(self, examples: Sequence[Example], update: int, purpose: Purpose) -> list[Rollout]:
         """Return verified responses of the student, in order of examples then samples; skipped prompts left out.
 
-        Training rollouts are sampled by `rollout`, all others by `validation`.
+        Training rollouts are sampled by `rollout`; a re-scoring answers each prompt once and greedily, so that chance
+        forgets nothing; all others are sampled by `validation`.
         """
-        is_training = purpose == Purpose.ROLLOUT
-        samples = self.rollouts_per_prompt if is_training else self.validation_samples
+        samples, sampling = self.validation_samples, self.validation
+        if purpose == Purpose.ROLLOUT:
+            samples, sampling = self.phase.rollouts_per_prompt, self.rollout
+        elif purpose == Purpose.RESCORE:
+            samples, sampling = 1, replace(self.validation, temperature=0.0)
         asked = [(example, sample) for example in examples for sample in range(samples)]
         completions = self.generate(
             [GenerationRequest(purpose, update, example.id, sample, example.messages) for example, sample in asked],
-            self.rollout if is_training else self.validation,
+            sampling,
             author="student",
             max_prompt_tokens=self.max_prompt_tokens,
         )
         done = [(e, s, c) for (e, s), c in zip(asked, completions, strict=True) if not c.is_skipped]
-        feedback = self.verify([(e, c.text) for e, _, c in done], phase="verify")
+        # What observes has its time apart: it may fall into the same update as the training rollouts' verification.
+        phase = "rescore" if purpose == Purpose.RESCORE else "verify"
+        feedback = self.verify([(e, c.text) for e, _, c in done], phase=phase)
         return [Rollout(e, s, c, f) for (e, s, c), f in zip(done, feedback, strict=True)]
 
     def verify(self, responses: Sequence[tuple[Example, str]], *, phase: str) -> list[Feedback]:
@@ -334,7 +365,7 @@ class RolloutLoader:
     def __len__(self) -> int:
         return self._data.num_slots
 
-    def __iter__(self) -> Iterator[DistillBatch]:
+    def __iter__(self) -> Iterator[MicroBatch]:
         return self._data.update()
 
 

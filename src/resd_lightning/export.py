@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def export(run_dir: str, out: str, update: str = "best") -> None:
-    """Write the student adapter of a run in PEFT's format, with its tokenizer and the playbook beside it.
+    """Write the student adapter of a run in PEFT's format, with tokenizer, playbook and the run's configuration.
 
     Args:
         run_dir: Folder of the run.
@@ -26,17 +26,33 @@ def export(run_dir: str, out: str, update: str = "best") -> None:
     Raises:
         ConfigError: The folder holds no run, or no student of that update.
     """
-    folder, target = RunFolder(Path(run_dir)), Path(out)
+    target = Path(out)
     if target.exists():
         raise ConfigError(f"--out {out} exists already")
+    folder = RunFolder(Path(run_dir))
+    chosen, student = find_student(folder, update)
+    shutil.copytree(student, target)
+    shutil.copy(folder.config, target)  # how the base was held in memory, among all else
+    logger.info("exported the student of update %d to %s", chosen, target)
+
+
+def find_student(folder: RunFolder, update: str) -> tuple[int, Path]:
+    """Return the updates behind a validated student, and the folder of its weights.
+
+    Args:
+        folder: Of the run.
+        update: best, last, or a number of updates.
+
+    Raises:
+        ConfigError: The folder holds no run, or no student of that update.
+    """
     students = {int(path.name.removeprefix("update-")): path for path in folder.students()}
     if not students:
-        raise ConfigError(f"run_dir {run_dir} holds no validated adapter")
+        raise ConfigError(f"run_dir {folder.path} holds no validated student")
     chosen = _choose(update, students, folder)
     if chosen not in students:
-        raise ConfigError(f"--update {update}: run_dir {run_dir} has students of updates {sorted(students)}")
-    shutil.copytree(students[chosen], target)
-    logger.info("exported the student of update %d to %s", chosen, target)
+        raise ConfigError(f"--update {update}: run_dir {folder.path} has students of updates {sorted(students)}")
+    return chosen, students[chosen]
 
 
 def _choose(update: str, students: dict[int, Path], folder: RunFolder) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -15,26 +16,32 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
-from resd_lightning.algorithm import algorithm_callbacks, check_algorithm
 from resd_lightning.config import (
     ConfigError,
     ContextConfig,
     DistillationConfig,
+    GrpoConfig,
+    ObjectiveName,
     OptimizerConfig,
     PolicyConfig,
     TeacherConfig,
     TeacherPromptConfig,
+    require,
 )
 from resd_lightning.context.prompts import PromptTemplates, Sections
 from resd_lightning.context.store import ContextStore
-from resd_lightning.context.teacher_prompt import build_teacher_prompt, choose_sections, choose_solution
+from resd_lightning.context.teacher_prompt import build_teacher_prompt, choose_sections, choose_solution, plain_prompt
 from resd_lightning.metrics import BestAtK, MeanAtK
 from resd_lightning.objectives.distillation import DistillationObjective
+from resd_lightning.objectives.fused_or_plain import check_fused
+from resd_lightning.objectives.grpo import GrpoObjective
+from resd_lightning.objectives.mixture import MixtureObjective
+from resd_lightning.objectives.objective import Objective
 from resd_lightning.policy.load import BaseFacts, load_policy, load_tokenizer, read_base_facts
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import (
-    DistillBatch,
     ExampleBatch,
+    MicroBatch,
     Purpose,
     Rollout,
     RolloutBatch,
@@ -62,6 +69,9 @@ class ResdModule(LightningModule):
         context: Playbook, solution buffer, and who writes them.
         teacher_prompt: What the teacher is told.
         method: Name of the method, for the run folder and comparisons.
+        objective: What updates minimise: distillation, GRPO, or a mixture of both that comes to be GRPO alone.
+        grpo: The policy gradient.
+        mixture_updates: Under the mixture, updates over which the weight of distillation falls linearly from 1 to 0.
 
     Raises:
         ConfigError: Settings contradict each other.
@@ -76,8 +86,17 @@ class ResdModule(LightningModule):
         context: ContextConfig = ContextConfig(),  # noqa: B008
         teacher_prompt: TeacherPromptConfig = TeacherPromptConfig(),  # noqa: B008
         method: str = "resd",
+        objective: ObjectiveName = "distillation",
+        grpo: GrpoConfig = GrpoConfig(),  # noqa: B008
+        mixture_updates: int = 32,
     ) -> None:
         super().__init__()
+        require(mixture_updates >= 1, "model.mixture_updates", "at least 1", mixture_updates)
+        if grpo.kl_coefficient > 0 and policy.lora is None and teacher.kind in ("ema", "live"):
+            raise ConfigError(
+                f"model.grpo.kl_coefficient needs the initial weights, which full fine-tuning with a {teacher.kind} "
+                "teacher doesn't keep: set model.teacher.kind initial, or model.policy.lora"
+            )
         if context.author == "base" and policy.lora is None and teacher.kind in ("ema", "live"):
             raise ConfigError(
                 f"model.context.author base needs the untrained weights, which full fine-tuning with a {teacher.kind} "
@@ -89,7 +108,10 @@ class ResdModule(LightningModule):
         self.optimizer_config = optimizer
         self.context_config = context
         self.teacher_prompt_config = teacher_prompt
-        self.objective = DistillationObjective(distillation)
+        self.objective_name = objective
+        self._distillation = DistillationObjective(distillation)
+        self._grpo_config = grpo
+        self._mixture_updates = mixture_updates
         self.templates = PromptTemplates(context.templates, context.operations)
         self.context = ContextStore(context.scope)
         self.strict_loading = False  # a checkpoint leaves the frozen base out
@@ -129,15 +151,14 @@ class ResdModule(LightningModule):
         return self._facts
 
     def setup(self, stage: str) -> None:
-        """Check the settings against each other and against the base's small files.
+        """Check the settings against the base's small files.
 
         Raises:
-            ConfigError: See `check_algorithm`, `load_tokenizer`, `read_base_facts`.
+            ConfigError: See `load_tokenizer`, `read_base_facts`, `check_fused`.
             ValueError: `model.distillation.top_k` is above the vocabulary.
         """
-        if stage == "fit":
-            check_algorithm(algorithm_callbacks(self.trainer), self.teacher_config.kind)
-        self.objective.check_vocabulary(self.facts.vocab_size)
+        self._distillation.check_vocabulary(self.facts.vocab_size)
+        check_fused(self._distillation.config, self.teacher_config, self.policy_config, self.facts)
         _ = self.tokenizer
 
     def configure_model(self) -> None:
@@ -172,8 +193,27 @@ class ResdModule(LightningModule):
 
     # One update
 
+    @property
+    def objective(self) -> Objective[MicroBatch]:
+        """What the current update minimises."""
+        name = self.data.phase.objective
+        if name == "mixture":
+            weight = max(0.0, 1 - self.trainer.current_epoch / self._mixture_updates)
+            return MixtureObjective(self._distillation, self._grpo, weight)
+        # Each is given its own kind of batch: those of an update come from the objective that reads them.
+        return cast("Objective[MicroBatch]", self._distillation if name == "distillation" else self._grpo)
+
+    @cached_property
+    def _grpo(self) -> GrpoObjective:
+        return GrpoObjective(self._grpo_config, self.data.rollout.temperature)
+
     def build_teacher_prompts(self, record: UpdateRecord) -> list[TeacherPrompt]:
-        """Return one prompt per rollout from the context as it stands (RESD Alg. 1 lines 14 and 15)."""
+        """Return one prompt per rollout from the context as it stands (RESD Alg. 1 lines 14 and 15).
+
+        All are plain where the update's objective has no teacher.
+        """
+        if not self.objective.uses_teacher:
+            return [plain_prompt(rollout) for rollout in record.rollouts]
         return [self._teacher_prompt(rollout, record) for rollout in record.rollouts]
 
     def _teacher_prompt(self, rollout: Rollout, record: UpdateRecord) -> TeacherPrompt:
@@ -193,26 +233,34 @@ class ResdModule(LightningModule):
         solution = choose_solution(rollout, peers, self.context.solution(example_id), config)
         return choose_sections(rollout, self.context.playbook(example_id).entries, solution, config)
 
+    def on_fit_start(self) -> None:
+        """Choose how the distillation loss is computed, before anything is sampled."""
+        self._distillation.choose_loss(self.loaded_policy)
+
     def on_train_epoch_start(self) -> None:
         """Start the update's loss at zero."""
+        self.objective.begin_update()
         self._loss_sum = torch.zeros((), device=self.device)
 
-    def training_step(self, batch: DistillBatch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> dict[str, Tensor]:
         """Return this micro-batch's part of the loss, and for observers what it was made of, per token.
 
         The loss is scaled against what Lightning and DDP average away: Lightning divides by `accumulate_grad_batches`
         and the gradient all-reduce by the world size; the parts of an update are meant to add up.
         """
-        facts = self.objective.loss(self.loaded_policy, batch)
-        self._loss_sum += facts.loss.detach()
+        # Among several ranks a filler runs as any batch does: others may wait for its forward.
+        is_nothing = batch.is_filler and self.trainer.world_size == 1
+        objective = self.objective
+        loss = self.loaded_policy.zero() if is_nothing else objective.loss(self.loaded_policy, batch)
+        self._loss_sum += loss.detach()
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return {"loss": facts.loss * scale, **facts.per_token}
+        return {"loss": loss * scale, **objective.take_token_facts()}
 
-    def on_train_batch_start(self, batch: DistillBatch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
         """Start the clock of the update's gradient part."""
         self._batch_started_s = time.perf_counter()
 
-    def on_train_batch_end(self, outputs: object, batch: DistillBatch, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: object, batch: MicroBatch, batch_idx: int) -> None:
         """Book the micro-batch's time, the optimizer's step included."""
         self.data.costs.add_time("train", time.perf_counter() - self._batch_started_s)
 
@@ -225,9 +273,10 @@ class ResdModule(LightningModule):
         }
 
     def step_metrics(self) -> dict[str, float]:
-        """Return the finished update's loss (the sum of its micro-batches over all ranks), gradient norm and rate."""
-        loss = float(self.trainer.strategy.reduce(self._loss_sum, reduce_op="sum"))
-        return {"train/loss": loss, **self._step_metrics}
+        """Return the finished update's loss and the objective's own sums, over all ranks, gradient norm and rate."""
+        sums = {"train/loss": self._loss_sum, **self.objective.sums()}
+        reduced = {name: float(self.trainer.strategy.reduce(part, reduce_op="sum")) for name, part in sums.items()}
+        return {**reduced, **self._step_metrics}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW on the student's weights with a linear warm-up, then a constant rate."""

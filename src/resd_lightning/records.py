@@ -1,6 +1,6 @@
 """The frozen records that cross module boundaries, in the order one update creates them.
 
-Example -> Completion -> Feedback -> Rollout -> Reflection -> TeacherPrompt -> DistillBatch.
+Example -> Completion -> Feedback -> Rollout -> Reflection -> TeacherPrompt -> DistillBatch or GrpoBatch.
 All but the last three, which Lightning carries or callbacks fill, are frozen. Nothing in here imports another module
 of the package.
 """
@@ -8,9 +8,10 @@ of the package.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,6 +40,7 @@ class Purpose(StrEnum):
     CURATE = "curate"
     VALIDATE = "validate"
     PREDICT = "predict"
+    RESCORE = "rescore"
     DIAGNOSE = "diagnose"
 
 
@@ -81,6 +83,9 @@ class Completion:
         token_ids: The response's tokens, the end-of-turn token included if the model wrote it.
         is_truncated: The response ran into its token limit.
         is_skipped: The prompt was longer than its limit, so nothing was generated.
+        log_probs: Of each token, in nats, under the model that wrote it at the sampling temperature, before top-p
+            took tokens away (the field's old log-probs; so TRL and veRL). None where the engine doesn't know them. Left
+            out of comparisons: their last bits depend on who shared the batch, the sample doesn't.
     """
 
     text: str
@@ -88,6 +93,11 @@ class Completion:
     token_ids: tuple[int, ...]
     is_truncated: bool = False
     is_skipped: bool = False
+    log_probs: tuple[float, ...] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.log_probs is not None and len(self.log_probs) != len(self.token_ids):
+            raise ValueError(f"Completion.log_probs must be {len(self.token_ids)} numbers, got {len(self.log_probs)}")
 
 
 @dataclass(frozen=True)
@@ -297,6 +307,7 @@ class DistillBatch:
         response_mask: (batch, time), True at real response tokens.
         coefficients: (batch,) fp32; a sequence's share of the update's loss per unit of token loss.
         rollouts: Each row's index among the update's rollouts; empty for a batch that only fills a slot.
+        is_filler: It weighs nothing and is there to fill a slot.
     """
 
     def __init__(
@@ -308,6 +319,7 @@ class DistillBatch:
         response_mask: Bool[Tensor, "batch time"],
         coefficients: Float[Tensor, " batch"],
         rollouts: Sequence[int] = (),
+        is_filler: bool = False,
     ) -> None:
         self.student_ids = student_ids
         self.student_mask = student_mask
@@ -316,32 +328,61 @@ class DistillBatch:
         self.response_mask = response_mask
         self.coefficients = coefficients
         self.rollouts = tuple(rollouts)
+        self.is_filler = is_filler
 
     def to(self, device: torch.device, non_blocking: bool = False) -> DistillBatch:
         """Return the batch on `device`, precision unchanged."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
-
-        return DistillBatch(
-            move(self.student_ids),
-            move(self.student_mask),
-            move(self.teacher_ids),
-            move(self.teacher_mask),
-            move(self.response_mask),
-            move(self.coefficients),
-            self.rollouts,
-        )
+        return _on_device(self, device, non_blocking)
 
 
-@dataclass(frozen=True)
-class LossFacts:
-    """One micro-batch's part of an update's loss, and what it was made of.
+class GrpoBatch:
+    """One micro-batch of the policy gradient: responses behind the student's prompts, and how good they were.
 
-    Attributes:
-        loss: The part, attached to the student's graph.
-        per_token: What the loss had at hand anyway, by name: (batch, time), detached, zero at padding.
+    Laid out like `DistillBatch`, and a plain class for the same reasons: old log-probs and coefficients stay in fp32.
+
+    Args:
+        student_ids: (batch, student_prompt + time) tokens.
+        student_mask: True at real tokens.
+        response_mask: (batch, time), True at real response tokens.
+        old_log_probs: (batch, time) fp32, of the rollout's policy on the response's tokens, zero at padding; None where
+            the engine didn't record them.
+        advantages: (batch,) fp32.
+        coefficients: (batch,) fp32; a sequence's share of the update's loss per unit of token loss.
+        num_update_tokens: Response tokens in all micro-batches of the update, over all ranks; for means in metrics.
+        is_filler: It weighs nothing and is there to fill a slot.
     """
 
-    loss: Float[Tensor, ""]
-    per_token: Mapping[str, Float[Tensor, "batch time"]]
+    def __init__(
+        self,
+        student_ids: Int[Tensor, "batch student_time"],
+        student_mask: Bool[Tensor, "batch student_time"],
+        response_mask: Bool[Tensor, "batch time"],
+        old_log_probs: Float[Tensor, "batch time"] | None,
+        advantages: Float[Tensor, " batch"],
+        coefficients: Float[Tensor, " batch"],
+        num_update_tokens: int,
+        is_filler: bool = False,
+    ) -> None:
+        self.student_ids = student_ids
+        self.student_mask = student_mask
+        self.response_mask = response_mask
+        self.old_log_probs = old_log_probs
+        self.advantages = advantages
+        self.coefficients = coefficients
+        self.num_update_tokens = num_update_tokens
+        self.is_filler = is_filler
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> GrpoBatch:
+        """Return the batch on `device`, precision unchanged."""
+        return _on_device(self, device, non_blocking)
+
+
+MicroBatch = DistillBatch | GrpoBatch
+BatchT = TypeVar("BatchT", bound=MicroBatch)
+
+
+def _on_device(batch: BatchT, device: torch.device, non_blocking: bool) -> BatchT:
+    moved = copy(batch)
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    vars(moved).update({name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()})
+    return moved

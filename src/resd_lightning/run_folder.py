@@ -61,6 +61,16 @@ class RunFolder:
         return self.path / "evaluations.jsonl"
 
     @property
+    def benchmarks(self) -> Path:
+        """What `resd forgetting` measured, one JSON object per call."""
+        return self.path / "benchmarks.jsonl"
+
+    @property
+    def forgetting(self) -> Path:
+        """What `MeasureForgetting` found, one JSON object per scoring."""
+        return self.path / "forgetting.jsonl"
+
+    @property
     def summary(self) -> Path:
         """The run in numbers."""
         return self.path / "summary.json"
@@ -94,6 +104,8 @@ class RunFolder:
             self.diagnostics,
             self.predictions,
             self.evaluations,
+            self.benchmarks,
+            self.forgetting,
             self.summary,
             self.playbook,
         )

@@ -28,6 +28,8 @@ SHOWN_METRICS = (
     "in_context/headroom",
     "playbook/size",
     "playbook/true_share",
+    "grpo/groups_without_signal",
+    "forgetting/",
 )
 """Prefixes of the metrics worth a line; metrics.jsonl and TensorBoard have them all."""
 

@@ -64,6 +64,13 @@ def check_arguments(arguments: Mapping[str, object]) -> None:
             )
 
 
+def validate_now(trainer: Trainer) -> None:
+    """Run the whole validation between two updates, besides those that fall due."""
+    trainer.validating = True  # the loop logs by the trainer's stage
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True
+
+
 def check_trainer(trainer: Trainer, num_updates: int, inner_updates: int) -> None:
     """Refuse a trainer that was built by hand without `derived_arguments`.
 

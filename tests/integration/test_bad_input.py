@@ -168,6 +168,7 @@ def method(folder: Path, *callbacks: str) -> Path:
         ("--model.distillation.top_k=260", "distillation.top_k must be at most the vocabulary's 259 tokens, got 260"),
         ("--model.distillation.clip_max=0.1", "distillation.clip_min must be at most distillation.clip_max, got 0.2"),
         ("--model.distillation.success_beta=-1", "model.distillation.success_beta must be at least 0, got -1.0"),
+        ("--model.distillation.chunk_tokens=0", "model.distillation.chunk_tokens must be at least 1, got 0"),
         ("--model.teacher.ema_rate=2", "model.teacher.ema_rate must be in [0, 1], got 2.0"),
         ("--model.optimizer.learning_rate=0", "model.optimizer.learning_rate must be above 0, got 0.0"),
         ("--model.optimizer.betas=[0.9,1]", "model.optimizer.betas must be two in [0, 1), got (0.9, 1.0)"),
@@ -220,6 +221,21 @@ def test_a_bad_option_is_refused_by_name(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--model.distillation.top_k=null", "model.distillation.top_k null compares the whole vocabulary"),
+        ("--model.teacher.kind=trust_region", "model.teacher.kind trust_region mixes whole logits"),
+        ("--model.policy.lora=null", "model.policy.lora null trains the output head"),
+    ],
+)
+def test_a_fused_loss_that_cannot_be_is_refused_by_name(
+    option: str, said: str, tiny_base: Path, tmp_path: Path, refusal: Refusals
+) -> None:
+    told = refusal(fit(tiny_base, tmp_path / "run", "--model.distillation.loss=fused", option))
+    assert f"model.distillation.loss fused can't be: {said}; set it to auto or plain" in told
+
+
 def test_4_bits_without_adapters_are_refused(tiny_base: Path, tmp_path: Path, refusal: Refusals) -> None:
     full = ["--model.policy.lora=null", "--model.policy.quantization=nf4"]
     told = refusal(fit(tiny_base, tmp_path / "run", *full))
@@ -249,6 +265,48 @@ def test_callbacks_that_make_no_algorithm_are_refused(
     told = refusal(fit(tiny_base, tmp_path / "run", method=method(tmp_path, *callbacks)))
     assert said in told
     assert "trainer.callbacks" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data.rollouts_per_prompt=1"], "data.rollouts_per_prompt must be at least 2 under the objective grpo"),
+        (["--data.rollout.temperature=0"], "data.rollout.temperature must be above 0 for groups that differ, got 0.0"),
+        (["--trainer.callbacks+=SyncTeacher"], "model.objective grpo has no teacher and reads no context, so ['Sync"),
+        (["--trainer.callbacks+=SwitchObjective"], "SwitchObjective goes over to grpo, which is model.objective"),
+        (["--model.grpo.clip_low=2"], "model.grpo.clip_low must be in [0, 1], got 2.0"),
+        (["--model.mixture_updates=0"], "model.mixture_updates must be at least 1, got 0"),
+        (
+            ["--model.grpo.kl_coefficient=0.1", "--model.policy.lora=null"],
+            "model.grpo.kl_coefficient needs the initial weights, which full fine-tuning with a live teacher doesn't",
+        ),
+    ],
+)
+def test_what_contradicts_grpo_is_refused_by_name(
+    options: list[str], said: str, tiny_base: Path, tmp_path: Path, refusal: Refusals
+) -> None:
+    grpo = CONFIGS / "method" / "grpo.yaml"
+    assert said in refusal(fit(tiny_base, tmp_path / "run", *options, method=grpo))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("{success_rate: null}", "SwitchObjective needs success_rate or at_update, or it never switches"),
+        ("{success_rate: 1.5}", "SwitchObjective's success_rate must be in (0, 1], got 1.5"),
+        ("{window: 0}", "SwitchObjective's window must be at least 1, got 0"),
+        ("{at_update: 0}", "SwitchObjective's at_update must be at least 1, got 0"),
+        ("{rollouts_per_prompt: 1}", "SwitchObjective's rollouts_per_prompt must be at least 2 under the objective"),
+        ("{objective: distillation}", "SwitchObjective goes over to distillation, which is model.objective already"),
+        ("{objective: mixture}", "Expected a typing.Literal['grpo', 'distillation']"),
+    ],
+)
+def test_a_switch_that_makes_no_sense_is_refused_by_name(
+    arguments: str, said: str, tiny_base: Path, tmp_path: Path, refusal: Refusals
+) -> None:
+    switch = f"{{class_path: SwitchObjective, init_args: {arguments}}}"
+    assert said in refusal(fit(tiny_base, tmp_path / "run", method=method(tmp_path, "SyncTeacher", switch)))
 
 
 def test_a_base_without_a_chat_template_is_refused(tiny_base: Path, tmp_path: Path, refusal: Refusals) -> None:

@@ -16,7 +16,6 @@ from trace_script import ANSWERS, LINES
 
 from resd_lightning.callbacks import (
     CountSuccesses,
-    DrawPictures,
     ProbeTokens,
     RecordMetrics,
     SampleTeacher,
@@ -308,9 +307,3 @@ def test_lines_past_the_update_that_is_resumed_from_are_dropped(tmp_path: Path) 
 def test_settings_out_of_range_are_refused_by_name(make: object, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         make()
-
-
-def test_pictures_without_matplotlib_are_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resd_lightning.callbacks.draw_pictures.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"resd-lightning\[pictures\]"):
-        DrawPictures()

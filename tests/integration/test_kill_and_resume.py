@@ -21,6 +21,7 @@ from conftest import make_tiny_base
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parents[1] / "configs"
+WATCHED = ("--trainer.callbacks+=MeasureForgetting", "--trainer.callbacks.every_updates=2")
 
 
 def arguments(base: Path, run_dir: Path, quantization: str) -> list[str]:
@@ -38,6 +39,7 @@ def arguments(base: Path, run_dir: Path, quantization: str) -> list[str]:
         "model.optimizer.warmup_updates": 3,
         "model.context.max_entries": 6,
         "model.distillation.success_weights": "true",
+        "model.distillation.loss": "plain" if quantization == "none" else "fused",
         "data.task": "resume_toy.CoinTask",
         "data.engine": "resume_toy.ReflectiveEngine",
         "data.batch_size": 4,
@@ -129,11 +131,13 @@ def assert_same_run(whole: Path, killed: Path) -> dict[str, Any]:
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True, map_location="cpu")
         for folder in (whole, killed)
     )
-    for part in ("resd", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+    for part in ("resd", "optimizer_states", "lr_schedulers", "callbacks", "epoch", "global_step"):
         assert_same_state(one[part], other[part], part)
     assert without_times(jsonl(whole / "metrics.jsonl")) == without_times(jsonl(killed / "metrics.jsonl"))
     for name in ("transcripts.jsonl", "diagnostics.jsonl"):
         assert jsonl(whole / name) == jsonl(killed / name)
+    if (whole / "forgetting.jsonl").exists():
+        assert jsonl(whole / "forgetting.jsonl") == jsonl(killed / "forgetting.jsonl")
     assert (whole / "playbook.json").read_text() == (killed / "playbook.json").read_text()
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (whole, killed)]
     assert summaries[0]["metrics"] == summaries[1]["metrics"]
@@ -144,7 +148,7 @@ def assert_same_run(whole: Path, killed: Path) -> dict[str, Any]:
 def test_a_killed_run_resumes_to_the_bit(quantization: str, tmp_path: Path) -> None:
     base = make_tiny_base(tmp_path / "base", hidden=64)  # NF4 packs blocks of 64 weights
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(arguments(base, whole, quantization), tmp_path / "whole.log")
+    run([*arguments(base, whole, quantization), *WATCHED], tmp_path / "whole.log")
 
     # `resd validate` repeats the run's last validation: weights, context and noise all come from the checkpoint.
     config = f"--config={whole / 'config.yaml'}"
@@ -156,9 +160,13 @@ def test_a_killed_run_resumes_to_the_bit(quantization: str, tmp_path: Path) -> N
     assert {key: repeated[key] for key in scores} == scores
     assert 0 < scores["val/per_test/mean@2"] < 1
 
-    kill_and_resume(lambda: arguments(base, killed, quantization), killed, tmp_path / "killed.log", quantization)
+    kill_and_resume(
+        lambda: [*arguments(base, killed, quantization), *WATCHED], killed, tmp_path / "killed.log", quantization
+    )
     one = assert_same_run(whole, killed)
-    # The comparison is worth something: the context moved, and so did the weights.
+    # The comparison is worth something: the context moved, and so did the weights, and something was once solved.
+    assert one["callbacks"]["MeasureForgetting"]["solved_at"]
+    assert len(jsonl(whole / "forgetting.jsonl")) == 3
     assert len(one["resd"]["context"]["playbooks"][""]["entries"]) > 2
     assert any(float(step["train/loss"]) != 0 for step in jsonl(whole / "metrics.jsonl") if step["phase"] == "train")
 

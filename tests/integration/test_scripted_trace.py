@@ -464,6 +464,7 @@ def test_metrics_file_has_the_updates_numbers(trace: Run, folder: RunFolder, upd
         "teacher/enriched_share": sum(c > 0 for c in expected.coefficients) / 3,
         "tokens/rollout_generated": sum(expected.tokens),
         "requests/rollout": 3,
+        "prompts/drawn": 3 if update % 2 == 0 else 0,
         **shares,
         **expected.problems,
         **expected.metrics,

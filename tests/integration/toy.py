@@ -37,7 +37,7 @@ from resd_lightning.context.playbook import Playbook
 from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.module import ResdModule
 from resd_lightning.policy.load import load_base
-from resd_lightning.records import DistillBatch, Example, Feedback, Message, Split, UpdateRecord
+from resd_lightning.records import Example, Feedback, Message, MicroBatch, Split, UpdateRecord
 from resd_lightning.rollout.scripted import ScriptedEngine
 from resd_lightning.tasks.base import Task
 from resd_lightning.thinking import strip_thinking
@@ -118,7 +118,7 @@ class Moment:
     teacher_before: Mapping[str, Tensor]
     student_after: Mapping[str, Tensor]
     teacher_after: Mapping[str, Tensor]
-    batches: Sequence[DistillBatch]
+    batches: Sequence[MicroBatch]
     student_has_gradient: bool
     teacher_has_gradient: bool
 
@@ -153,7 +153,7 @@ class Recorder(Callback):
     def __init__(self) -> None:
         self.moments: list[Moment] = []
         self._before: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] = ({}, {})
-        self._batches: list[DistillBatch] = []
+        self._batches: list[MicroBatch] = []
         self._has_gradient = (False, False)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -161,7 +161,7 @@ class Recorder(Callback):
         self._batches = []
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: DistillBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: MicroBatch, batch_idx: int
     ) -> None:
         self._batches.append(batch)
 
@@ -213,6 +213,8 @@ class Toy:
     max_batches: int | None = None
     max_prompt_tokens: int = 1024
     lora: LoraSettings = LORA
+    options: Mapping[str, object] = field(default_factory=dict)
+    """Further arguments of the module."""
 
     def without(self, *removed: type[Callback], **changes: object) -> Toy:
         """Return the ablation: these lines of Algorithm 1 taken out."""
@@ -241,6 +243,7 @@ class Toy:
             OptimizerConfig(learning_rate=0.02, warmup_updates=2),
             self.context,
             self.teacher_prompt,
+            **self.options,
         )
         data = RolloutDataModule(
             SumTask(self.answers),

@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 from lightning.pytorch import Callback, Trainer
 
-from resd_lightning.algorithm import AlgorithmCallback, algorithm_callbacks, check_algorithm
+from resd_lightning.algorithm import AlgorithmCallback, Phase, algorithm_callbacks, check_algorithm
 from resd_lightning.callbacks import (
     CacheSolutions,
     ConcisePlaybook,
@@ -72,6 +72,44 @@ def test_only_a_curator_without_reflector_and_an_ema_without_sync_are_refused(dr
 def test_other_teachers_need_no_sync(kind: str) -> None:
     check_algorithm(made(*ALGORITHM_1[:-1]), kind)
     check_algorithm(made(*ALGORITHM_1), kind)
+
+
+# Phases
+
+DISTILLATION, GRPO = Phase("distillation", 1), Phase("grpo", 8)
+
+
+@pytest.mark.parametrize(
+    "phases", [[DISTILLATION], [DISTILLATION, GRPO], [GRPO, DISTILLATION], [Phase("mixture", 2)]], ids=str
+)
+def test_the_whole_algorithm_serves_every_run_with_a_teacher_in_it(phases: list[Phase]) -> None:
+    check_algorithm(made(*ALGORITHM_1), "ema", phases)
+    with pytest.raises(ConfigError, match=r"model\.teacher\.kind ema needs SyncTeacher"):
+        check_algorithm(made(*ALGORITHM_1[:-1]), "ema", phases)
+
+
+@pytest.mark.parametrize("teacher", ["ema", "live", "initial", "trust_region"])
+def test_grpo_alone_stands_without_lines_whatever_the_teacher(teacher: str) -> None:
+    check_algorithm([], teacher, [GRPO])
+
+
+@pytest.mark.parametrize("line", ALGORITHM_1, ids=lambda line: line.__name__)
+def test_lines_for_a_teacher_that_grpo_has_not_are_refused_by_name(line: type[AlgorithmCallback]) -> None:
+    with pytest.raises(ConfigError, match=rf"model\.objective grpo has no teacher.*'{line.__name__}'"):
+        check_algorithm(made(*(x for x in ALGORITHM_1 if x is line or line.needs == x.__name__)), "live", [GRPO])
+
+
+@pytest.mark.parametrize("objective", ["grpo", "mixture"])
+def test_groups_of_one_are_refused_by_the_key_that_makes_them(objective: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.rollouts_per_prompt must be at least 2 under .*{objective}.*got 1"):
+        check_algorithm(made(SyncTeacher), "ema", [Phase(objective, 1)])
+    with pytest.raises(ConfigError, match=r"SwitchObjective's rollouts_per_prompt must be at least 2 .* got 1"):
+        check_algorithm(made(SyncTeacher), "ema", [DISTILLATION, Phase(objective, 1)])
+
+
+def test_a_switch_to_what_the_run_minimises_already_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"SwitchObjective goes over to grpo, which is model\.objective already"):
+        check_algorithm([], "live", [GRPO, GRPO])
 
 
 def test_observers_are_no_lines_of_the_algorithm() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from resd_lightning import costs as costs_module
-from resd_lightning.costs import Costs
+from resd_lightning.costs import Costs, spent_on_training
 from resd_lightning.records import Completion, Purpose
 
 
@@ -39,3 +39,22 @@ def test_time_is_booked_also_where_the_work_fails(monkeypatch: pytest.MonkeyPatc
     with costs.timed("verify"):
         pass
     assert costs.take() == {"time/verify_s": 3.5}
+
+
+def test_what_an_update_spent_on_training_in_each_unit() -> None:
+    line = {
+        "updates_done": 4,
+        "phase": "train",
+        "prompts/drawn": 32.0,
+        "requests/rollout": 64.0,
+        "requests/reflect": 10.0,
+        "rollout/response_tokens": 12.0,
+        "tokens/rollout_generated": 500.0,
+        "tokens/rollout_prompt": 9000.0,
+        "tokens/reflect_generated": 70.0,
+        "tokens/curate_generated": 5.0,
+        "time/rollout_s": 1.5,
+        "time/train_s": 2.0,
+    }
+    spent = spent_on_training(line)
+    assert spent == {"prompts": 32, "rollouts": 64, "generated_tokens": 575, "seconds": 3.5}

@@ -30,7 +30,7 @@ LAYERS = (
     {"algorithm", "training", "measure", "diagnostics"},
     {"module", "datamodule"},
     {"callbacks"},
-    {"cli", "checkpoint", "export", "show"},
+    {"cli", "checkpoint", "compare", "export", "forgetting", "harness", "show"},
     {"__main__"},
 )
 """Folders and files at the package's top; each imports from the layers before its own."""
@@ -42,7 +42,9 @@ BESIDE = {
     "micro": {"context"},  # micro-lm learns the templates and answers of the real context
     "tasks": {"micro", "sandbox"},  # tape machines judge by the micro-world's rules; model-written code runs apart
     "summary": {"metrics", "run_folder"},
-    "cli": {"checkpoint", "export", "show"},
+    "compare": {"checkpoint"},  # both tell in what two configurations differ
+    "forgetting": {"export", "harness"},  # what it measures is a validated student, by the harness
+    "cli": {"checkpoint", "compare", "export", "forgetting", "show"},
 }
 """What may be imported from the same layer, and why."""
 

@@ -39,6 +39,12 @@ def test_share_passed_is_of_test_cases_or_the_reward_where_there_are_none() -> N
     assert Feedback(0.25, (), "").share_passed == 0.25
 
 
+def test_log_probs_that_are_not_one_per_token_are_refused() -> None:
+    assert Completion("x", (1,), (2, 3), log_probs=(-0.5, -1.0)) == Completion("x", (1,), (2, 3))
+    with pytest.raises(ValueError, match=r"log_probs must be 2 numbers, got 1"):
+        Completion("x", (1,), (2, 3), log_probs=(-0.5,))
+
+
 def test_question_is_the_last_message() -> None:
     assert rollout("a").example.question == "q"
 
@@ -69,4 +75,13 @@ def test_playbook_keys_are_each_once_in_prompt_order() -> None:
 
 
 def test_purposes_are_the_words_that_scripts_and_metrics_use() -> None:
-    assert [str(p) for p in Purpose] == ["rollout", "reflect", "tag", "curate", "validate", "predict"]
+    assert [str(p) for p in Purpose] == [
+        "rollout",
+        "reflect",
+        "tag",
+        "curate",
+        "validate",
+        "predict",
+        "rescore",
+        "diagnose",
+    ]

@@ -69,7 +69,7 @@ def test_every_shipped_composition_is_a_valid_configuration(
 ) -> None:
     options = parse(monkeypatch, *names)
     assert str(options["data"]["task"]["class_path"]).startswith("resd_lightning.tasks.")
-    assert options["trainer"]["callbacks"]
+    assert isinstance(options["trainer"]["callbacks"], list)
 
 
 def test_diagnostics_are_added_behind_the_lines_of_the_method(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +154,37 @@ def test_sdpo_is_the_teacher_alone_without_what_resd_adds(monkeypatch: pytest.Mo
     prompt = options["model"]["teacher_prompt"]
     assert {name for name, shown in prompt.items() if shown is True} == {"feedback", "solution"}
     assert prompt["self_success"] == "none"
+
+
+@pytest.mark.parametrize("rollouts", [1, 8])
+@pytest.mark.parametrize(("name", "self_success"), [("sdpo", "none"), ("sdpo_ss", "own")])
+def test_variants_of_sdpo_differ_from_it_in_what_they_say(rollouts: int, name: str, self_success: str) -> None:
+    file = CONFIGS / "method" / (f"{name}.yaml" if rollouts == 1 else f"{name}_8.yaml")
+    settings = yaml.safe_load(file.read_text())
+    sdpo = yaml.safe_load((CONFIGS / "method/sdpo.yaml").read_text())
+    sdpo["model"]["teacher_prompt"]["self_success"] = self_success
+    sdpo["model"]["method"] = file.stem.replace("_", "-")
+    assert settings == sdpo | ({} if rollouts == 1 else {"data": {"rollouts_per_prompt": 8}})
+
+
+def test_grpo_has_the_papers_values_and_nothing_of_algorithm_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = parse(monkeypatch, "model/qwen3_4b_qlora.yaml", "task/manufactoria.yaml", "method/grpo.yaml")
+    assert options["trainer"]["callbacks"] == []
+    assert (options["model"]["objective"], options["data"]["rollouts_per_prompt"]) == ("grpo", 8)
+    # RESD section 5: advantage (R - mean) / std, clip 0.2 below and 0.28 above, no KL
+    assert options["model"]["grpo"] == {
+        "normalize_by_std": True,
+        "clip_low": 0.2,
+        "clip_high": 0.28,
+        "kl_coefficient": 0.0,
+        "reduction": "sequence_mean",
+    }
+
+
+@pytest.mark.parametrize("name", ["resd_then_grpo", "resd_grpo_mixture"])
+def test_what_begins_as_resd_has_its_callbacks(name: str) -> None:
+    resd, other = (yaml.safe_load((CONFIGS / f"method/{file}.yaml").read_text()) for file in ("resd", name))
+    assert other["trainer"]["callbacks"][:6] == resd["trainer"]["callbacks"]
 
 
 def test_no_two_files_of_a_composition_set_the_same_key_so_their_order_does_not_matter() -> None:

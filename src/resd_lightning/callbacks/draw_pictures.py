@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from resd_lightning.callbacks.write_diagnostics import WriteDiagnostics
-from resd_lightning.config import ConfigError
 from resd_lightning.run_folder import read_lines
 
 if TYPE_CHECKING:
@@ -19,21 +17,13 @@ if TYPE_CHECKING:
 
 
 class DrawPictures(Callback):
-    """Draws what `WatchLoss` and `CountSuccesses` saw, which `resd fit` always has; needs the extra `pictures`.
-
-    Raises:
-        ConfigError: matplotlib is missing.
-    """
-
-    def __init__(self) -> None:
-        if find_spec("matplotlib") is None:
-            raise ConfigError(
-                "trainer.callbacks: DrawPictures needs the extra `pictures`: pip install 'resd-lightning[pictures]'"
-            )
+    """Draws what `WatchLoss` and `CountSuccesses` saw, which `resd fit` always has."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the update's token losses."""
-        from resd_lightning.diagnostics.pictures import token_losses_picture  # not at the top: matplotlib is an extra
+        from resd_lightning.diagnostics.pictures import (
+            token_losses_picture,
+        )  # half a second that only this observer costs
 
         module: ResdModule = pl_module  # type: ignore[assignment]
         record = module.data.record

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from resd_lightning.config import require
 from resd_lightning.diagnostics.sections import Chat, section_ablations, spaced
-from resd_lightning.records import DistillBatch, UpdateRecord
+from resd_lightning.records import MicroBatch, UpdateRecord
 from resd_lightning.rollout.chat import encode_prompt
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Probe(Callback):
         self.max_examples = max_examples
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: DistillBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: MicroBatch, batch_idx: int
     ) -> None:
         """Look, where the update is due and its loss counts any rollout."""
         module: ResdModule = pl_module  # type: ignore[assignment]

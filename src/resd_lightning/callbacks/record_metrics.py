@@ -80,7 +80,7 @@ class RecordMetrics(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the summary of the run as it ended."""
         if trainer.is_global_zero:
-            write_summary(self._folder, pl_module)  # type: ignore[arg-type]
+            write_summary(self._folder, pl_module, is_finished=True)  # type: ignore[arg-type]
 
     def _write(self, trainer: Trainer, phase: str, metrics: Mapping[str, float]) -> None:
         updates_done = trainer.global_step
@@ -91,4 +91,4 @@ class RecordMetrics(Callback):
             line = {"updates_done": updates_done, "phase": phase, **dict(sorted(metrics.items()))}
             append_lines(self._folder.metrics, [line])
             if phase == "val":
-                write_summary(self._folder, trainer.lightning_module)  # type: ignore[arg-type]
+                write_summary(self._folder, trainer.lightning_module, is_finished=False)  # type: ignore[arg-type]

@@ -79,7 +79,8 @@ def transcript_text(rollout: Rollout, answers: list[Answer], prompt: TeacherProm
 
 
 def _quoted(text: str) -> str:
-    return f"<pre>{html.escape(text[:MAX_SHOWN_CHARS])}</pre>"
+    shown = text[:MAX_SHOWN_CHARS].encode("utf-8", "replace").decode("utf-8")  # TensorBoard refuses lone surrogates
+    return f"<pre>{html.escape(shown)}</pre>"
 
 
 def _cell(text: str) -> str:

@@ -40,7 +40,7 @@ class WriteTranscripts(Callback):
 
 def transcript_lines(record: UpdateRecord, module: ResdModule) -> list[Line]:
     """Return one plain object per rollout: response, feedback, answers about it, and the teacher's prompt."""
-    coefficients = module.objective.coefficients(record.rollouts, record.teacher_prompts).tolist()
+    counts = module.objective.describe(record.rollouts, record.teacher_prompts)
     lines: list[Line] = []
     for index, rollout in enumerate(record.rollouts):
         prompt = record.teacher_prompts[index]
@@ -71,7 +71,7 @@ def transcript_lines(record: UpdateRecord, module: ResdModule) -> list[Line]:
                 "teacher_sections": sorted(prompt.sections),
                 "teacher_prompt": prompt.messages if prompt.is_enriched else None,
                 "teacher_skipped": prompt.is_skipped,
-                "loss_coefficient": coefficients[index],
+                **counts[index],
             }
         )
     return lines

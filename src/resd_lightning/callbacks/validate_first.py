@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from resd_lightning.run_folder import RunFolder, read_lines
+from resd_lightning.training import validate_now
 
 
 class ValidateFirst(Callback):
@@ -27,6 +28,4 @@ class ValidateFirst(Callback):
         is_done = any(line["phase"] == "val" for line in read_lines(self._folder.metrics))
         if trainer.strategy.broadcast(is_done):
             return
-        trainer.validating = True  # the loop logs by the trainer's stage
-        trainer.fit_loop.epoch_loop.val_loop.run()
-        trainer.training = True
+        validate_now(trainer)

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from resd_lightning.records import DistillBatch, UpdateRecord
+from resd_lightning.records import DistillBatch, MicroBatch, UpdateRecord
 
 if TYPE_CHECKING:
     from resd_lightning.module import ResdModule
@@ -35,7 +35,7 @@ class WatchLoss(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Mapping[str, Tensor],  # type: ignore[override]  # what the module's training_step returned
-        batch: DistillBatch,
+        batch: MicroBatch,
         batch_idx: int,
     ) -> None:
         """Add the micro-batch, and after the update's last put its means into the record."""
@@ -43,16 +43,21 @@ class WatchLoss(Callback):
         record = module.data.record
         if record is None:
             return
-        counts = float(bool(batch.rollouts))  # a filler adds zeros, so that all ranks have the same names to reduce
+        if isinstance(batch, DistillBatch):
+            self._add(batch, outputs, record, is_first_visit=record.update % module.data.inner_updates == 0)
+        if batch_idx + 1 == trainer.num_training_batches:
+            self._finish(trainer, module, record)
+
+    def _add(
+        self, batch: DistillBatch, outputs: Mapping[str, Tensor], record: UpdateRecord, *, is_first_visit: bool
+    ) -> None:
+        counts = float(not batch.is_filler)  # one adds zeros, so that all ranks have the same names to reduce
         self._tokens += batch.response_mask.sum() * counts
         for name, values in outputs.items():
             if name != "loss":
                 self._sums[name] = self._sums.get(name, 0) + values.sum() * counts
-        if record.update % module.data.inner_updates == 0 and "divergence" in outputs:
-            for row, index in enumerate(batch.rollouts):
-                self._shown.setdefault(record.rollouts[index].is_success, (index, outputs["divergence"][row]))
-        if batch_idx + 1 == trainer.num_training_batches:
-            self._finish(trainer, module, record)
+        for row, index in enumerate(batch.rollouts if is_first_visit else ()):
+            self._shown.setdefault(record.rollouts[index].is_success, (index, outputs["divergence"][row]))
 
     def _finish(self, trainer: Trainer, module: ResdModule, record: UpdateRecord) -> None:
         names = sorted(self._sums)

@@ -99,7 +99,11 @@ def curation_schema(allowed: Collection[OperationName]) -> dict[str, object]:
     ]
     return {
         "type": "object",
-        "properties": {"reasoning": _TEXT, "operations": {"type": "array", "items": {"anyOf": variants}}},
+        "properties": {
+            "reasoning": _TEXT,
+            "analysis": _TEXT,  # what micro-lm calls its reasoning
+            "operations": {"type": "array", "items": {"anyOf": variants}},
+        },
         "required": ["operations"],
         "additionalProperties": False,
     }

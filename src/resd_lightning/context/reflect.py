@@ -39,7 +39,7 @@ REFLECTION_SCHEMA: dict[str, object] = {
 """What a reflection on a failure looks like, for guided decoding."""
 TAGS_SCHEMA: dict[str, object] = {
     "type": "object",
-    "properties": {"tags": _TAG_LIST_SCHEMA},
+    "properties": {"analysis": {"type": "string"}, "tags": _TAG_LIST_SCHEMA},
     "required": ["tags"],
     "additionalProperties": False,
 }

@@ -64,6 +64,11 @@ def choose_sections(
     )
 
 
+def plain_prompt(rollout: Rollout) -> TeacherPrompt:
+    """Return the student's own prompt as a teacher's, which masks the rollout out of the distillation."""
+    return TeacherPrompt(rollout.example.messages, rollout.completion.prompt_ids, frozenset())
+
+
 def build_teacher_prompt(
     rollout: Rollout, sections: Sections, templates: PromptTemplates, encode: Encode, max_tokens: int
 ) -> TeacherPrompt:
@@ -77,7 +82,7 @@ def build_teacher_prompt(
         max_tokens: Limit of the enriched prompt; what doesn't fit after dropping is plain and marked as skipped.
     """
     chat = rollout.example.messages
-    plain = TeacherPrompt(chat, rollout.completion.prompt_ids, frozenset())
+    plain = plain_prompt(rollout)
     if not sections.names() & INFORMATIVE:
         return plain
 

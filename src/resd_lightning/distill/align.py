@@ -20,17 +20,14 @@ def make_batch(
     rollouts: Sequence[int] = (),
 ) -> DistillBatch:
     """Return the padded tensors of some rollouts, numbered as the update does; no sequence of tokens may be empty."""
-    student_ids, student_mask = _beside(student_prompts, responses, pad_id)
-    teacher_ids, teacher_mask = _beside(teacher_prompts, responses, pad_id)
-    longest = max(len(response) for response in responses)
-    lengths = torch.tensor([len(response) for response in responses])
-    response_mask = torch.arange(longest) < lengths[:, None]  # (B, 1) -> (B, T)
+    student_ids, student_mask = beside(student_prompts, responses, pad_id)
+    teacher_ids, teacher_mask = beside(teacher_prompts, responses, pad_id)
     return DistillBatch(
         student_ids,
         student_mask,
         teacher_ids,
         teacher_mask,
-        response_mask,
+        response_mask(responses),
         torch.tensor(coefficients, dtype=torch.float32),
         rollouts,
     )
@@ -38,15 +35,18 @@ def make_batch(
 
 def empty_batch(pad_id: int) -> DistillBatch:
     """Return a batch of one token that weighs nothing: it fills a slot and keeps every rank in step."""
-    return make_batch([[pad_id]], [[pad_id]], [[pad_id]], [0.0], pad_id)
+    filler = make_batch([[pad_id]], [[pad_id]], [[pad_id]], [0.0], pad_id)
+    filler.is_filler = True
+    return filler
 
 
 def response_logits(
     model: nn.Module, ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"], response_time: int
 ) -> Float[Tensor, "batch response_time vocab"]:
     """Return the logits that predict the last `response_time` columns; the prompt's are never computed."""
-    # the last position predicts past the response: (B, T + 1, V) -> (B, T, V)
-    return _logits(model, ids, mask, response_time + 1)[:, :-1]
+    output = model(**_inputs(ids, mask), logits_to_keep=response_time + 1)
+    logits: Float[Tensor, "batch time vocab"] = output.logits
+    return logits[:, :-1]  # the last position predicts past the response: (B, T + 1, V) -> (B, T, V)
 
 
 def logits_at(
@@ -67,29 +67,38 @@ def logits_at(
         pad_id: Token that fills the padding.
         device: The model's.
     """
-    ids, mask = _beside(prompts, [response] * len(prompts), pad_id)
+    ids, mask = beside(prompts, [response] * len(prompts), pad_id)
     before = ids.shape[1] - len(response) - 1  # the column that predicts the response's first token
     keep = torch.tensor(places, device=device) + before
-    return _logits(model, ids.to(device), mask.to(device), keep)
-
-
-def _logits(
-    model: nn.Module, ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"], keep: int | Int[Tensor, " kept"]
-) -> Float[Tensor, "batch kept vocab"]:
-    output = model(
-        input_ids=ids,
-        attention_mask=mask.long(),
-        position_ids=(mask.long().cumsum(dim=-1) - 1).clamp_min(0),
-        use_cache=False,
-        logits_to_keep=keep,
-    )
-    logits: Float[Tensor, "batch kept vocab"] = output.logits
+    logits: Float[Tensor, "prompt place vocab"] = model(
+        **_inputs(ids.to(device), mask.to(device)), logits_to_keep=keep
+    ).logits
     return logits
 
 
-def _beside(
+def response_mask(responses: Sequence[Sequence[int]]) -> Bool[Tensor, "batch time"]:
+    """Return True where a response has a token."""
+    lengths = torch.tensor([len(response) for response in responses])
+    return torch.arange(int(lengths.max())) < lengths[:, None]  # (B, 1) -> (B, T)
+
+
+def response_hidden(
+    backbone: nn.Module, ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"], response_time: int
+) -> Float[Tensor, "batch response_time hidden"]:
+    """Return the last hidden states that predict the last `response_time` columns; `backbone` has no output head."""
+    hidden: Float[Tensor, "batch time hidden"] = backbone(**_inputs(ids, mask)).last_hidden_state
+    return hidden[:, -response_time - 1 : -1]  # (B, P + T, H) -> (B, T, H)
+
+
+def _inputs(ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]) -> dict[str, Tensor | bool]:
+    positions = (mask.long().cumsum(dim=-1) - 1).clamp_min(0)
+    return {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions, "use_cache": False}
+
+
+def beside(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int
 ) -> tuple[Int[Tensor, "batch time"], Bool[Tensor, "batch time"]]:
+    """Return prompts padded on the left and responses on the right, and where real tokens stand."""
     left = max(len(prompt) for prompt in prompts)
     right = max(len(response) for response in responses)
     ids = torch.full((len(prompts), left + right), pad_id)

@@ -225,7 +225,7 @@ CAPABILITIES: dict[str, tuple[str, Callable[[str], Judge], Callable[[str, str], 
     ),
     "tags a right entry helpful": ("tag", same_tags, lambda prompt, answer: "helpful" in answer),
     "tags a wrong entry harmful": ("tag", same_tags, lambda prompt, answer: "harmful" in answer),
-    "tags entries after a failure with evidence": (
+    "tags an entry after a failure with evidence": (
         "reflect",
         same_tags,
         lambda prompt, answer: " turns " in prompt and '"tag"' in answer,

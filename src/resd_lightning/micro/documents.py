@@ -10,7 +10,6 @@ several machines, one turn each: reading a playbook is most of the cost, and fin
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -39,6 +38,8 @@ from resd_lightning.records import Reflection
 
 TAPE_LENGTHS = (4, 5, 6)
 MAX_TURNS = 8
+TWICE_SHARE = 0.4
+"""Share of a playbook's pairs of entries that are about one machine, where such pairs are drawn at all."""
 MACHINES = tuple(machine_name(number) for number in range(MAX_MACHINES))
 REPEATABLE = (*COLOURS, *ORDERS, *PAINTS, *MACHINES)
 
@@ -66,18 +67,18 @@ Verdict = tuple[Entry, str]
 
 @dataclass(frozen=True)
 class Topic:
-    """What one turn is about: a machine, the entries that speak of it, and a tape.
+    """What one turn is about: a machine, what the playbook says of it, and a tape.
 
     Attributes:
         machine: The machine.
-        own: The playbook's entries about it, oldest first.
+        entry: The playbook's entry about it; the latest where it has two, which is the one that counts.
         tape: The tape asked about.
-        truth: What the machine does, as this turn has it: what its latest entry says, or something else.
+        truth: What the machine does, as this turn has it: what its entry says, or something else.
         tried: The rule of a failed trial, never the truth.
     """
 
     machine: str
-    own: tuple[Entry, ...]
+    entry: Entry | None
     tape: tuple[str, ...]
     truth: Rule
     tried: Rule
@@ -104,23 +105,26 @@ class Topic:
 
     @property
     def unrefuted(self) -> Rule | None:
-        """What the latest entry says that the failed trial doesn't speak against."""
-        rules = [entry.rule for entry in self.own if entry.rule != self.tried]
-        return rules[-1] if rules else None
+        """What the entry says, unless the failed trial speaks against it."""
+        return None if self.entry is None or self.entry.rule == self.tried else self.entry.rule
 
     def compared_with(self, rule: Rule) -> str:
-        """Return the machine's entries spelled out, each compared with a rule part by part.
+        """Return the machine's entry spelled out, and compared with a rule part by part; nothing without an entry.
 
         A model this small can compare two words that stand side by side, and hardly two rules that it has to find.
         """
-        return " ; ".join(
-            f"{one.lesson} {one.id} : {_compare(one.rule.order, rule.order)} {_compare(one.rule.paint, rule.paint)}"
-            for one in self.own
-        )
+        if self.entry is None:
+            return ""
+        found = self.entry.rule
+        compared = f"{_compare(found.order, rule.order)} {_compare(found.paint, rule.paint)}"
+        return f"{self.entry.lesson} {self.entry.id} : {compared}"
 
-    def tags(self) -> list[Verdict]:
-        """Return the verdict on each of the machine's entries, given the truth."""
-        return [(entry, "helpful" if entry.rule == self.truth else "harmful") for entry in self.own]
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the truth says of the machine's entry."""
+        if self.entry is None:
+            return None
+        return self.entry, "helpful" if self.entry.rule == self.truth else "harmful"
 
 
 def _compare(found: str, wanted: str) -> str:
@@ -149,23 +153,24 @@ class DocumentWriter:
         return DOCUMENTS[self.rng.choices(kinds, weights)[0]](self)
 
     def book(self, size: int | None = None) -> list[Entry]:
-        """Return a playbook in order of ids; now and then a machine stands there twice, as lessons get mended."""
+        """Return a playbook in order of ids; in half of them some machines stand there twice, as lessons get mended."""
         if size is None:  # as many playbooks of 1 to 2 entries as of 32 to 64: the longest cost most and teach least
             size = round(math.exp(self.rng.uniform(0, math.log(self.max_entries))))
-        machines = self.rng.sample(MACHINES, k=size)
-        if size > 1 and self.rng.random() < 0.3:
-            machines[self.rng.randrange(size)] = self.rng.choice(machines)
+        twice = sum(self.rng.random() < TWICE_SHARE for _ in range(size // 2)) if self.rng.random() < 0.5 else 0
+        machines = self.rng.sample(MACHINES, k=size - twice)
+        machines += self.rng.sample(machines, k=twice)
+        self.rng.shuffle(machines)
         span = self.rng.choice((size + 8, 4 * size + 50, MAX_ENTRIES_EVER))
         numbers = sorted(self.rng.sample(range(1, span + 1), k=size))
         return [Entry(m, self.rng.choice(RULES), entry_id(n)) for m, n in zip(machines, numbers, strict=True)]
 
     def topic(self, machine: str, book: Sequence[Entry], trust: float = 0.5) -> Topic:
-        """Return a turn's facts; with probability `trust` the machine's latest entry, where there is one, is true."""
-        own = tuple(entry for entry in book if entry.machine == machine)
-        truth = own[-1].rule if own and self.rng.random() < trust else self.rng.choice(RULES)
-        refutable = [entry.rule for entry in own if entry.rule != truth]
-        tried = refutable[-1] if refutable and self.rng.random() < 0.5 else self.other(truth)
-        return Topic(machine, own, self.tape(), truth, tried)
+        """Return a turn's facts; with probability `trust` the machine's entry, where there is one, is true."""
+        entry = next((entry for entry in reversed(book) if entry.machine == machine), None)
+        truth = entry.rule if entry and self.rng.random() < trust else self.rng.choice(RULES)
+        is_tried = entry is not None and entry.rule != truth and self.rng.random() < 0.5
+        tried = entry.rule if entry and is_tried else self.other(truth)
+        return Topic(machine, entry, self.tape(), truth, tried)
 
     def tape(self) -> tuple[str, ...]:
         """Return a tape to ask about."""
@@ -238,28 +243,28 @@ def reflect(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -> Aske
     trial, said, analysis = topic.trial, NO_EVIDENCE, topic.compared_with(topic.tried)
     if rng.random() < 0.6:
         said, analysis = evidence(machine, topic.truth), topic.compared_with(topic.truth)
-        insight, tags = topic.insight.key_insight, topic.tags()
+        insight, verdict = topic.insight.key_insight, topic.verdict
     elif rng.random() < 0.1:
         trial, said = " ".join(rng.choices(REPEATABLE, k=rng.randint(1, 12))), MALFORMED
-        insight, tags, analysis = (topic.own[-1].lesson if topic.own else ""), [], ""
+        insight, verdict, analysis = (topic.entry.lesson if topic.entry else ""), None, ""
     else:
         insight = lesson(machine, topic.unrefuted) if topic.unrefuted else ""
-        tags = [(entry, "harmful") for entry in topic.own if entry.rule == topic.tried]
-    return "reflect", Sections(topic.question, trial=trial, feedback=said), reflection_json(analysis, insight, tags)
+        verdict = (topic.entry, "harmful") if topic.entry and not topic.unrefuted else None
+    return "reflect", Sections(topic.question, trial=trial, feedback=said), reflection_json(analysis, insight, verdict)
 
 
 def tag(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -> Asked:
     """Return a success to tag entries by."""
     topic = writer.topic(machine, book)
-    answer = tags_json(topic.compared_with(topic.truth), topic.tags())
+    answer = tags_json(topic.compared_with(topic.truth), topic.verdict)
     return "tag", Sections(topic.question, solution=topic.solution), answer
 
 
 def curate(writer: DocumentWriter, machine: str, book: Sequence[Entry]) -> Asked:
-    """Return an insight to add to a playbook, unless an entry says it already."""
+    """Return an insight to add to a playbook, unless the machine's entry says it already."""
     topic = writer.topic(machine, book)
     said = topic.insight.key_insight
-    is_new = all(entry.lesson != said for entry in topic.own)
+    is_new = topic.entry is None or topic.entry.lesson != said
     answer = operations_json(topic.compared_with(topic.truth), said if is_new else None)
     return "curate", Sections(topic.question, reflection=topic.insight), answer
 
@@ -341,14 +346,14 @@ DOCUMENTS: dict[str, Callable[[DocumentWriter], list[Turn]]] = {
 # The JSON of its answers, with a space between its tokens
 
 
-def reflection_json(analysis: str, insight: str, tags: Sequence[Verdict]) -> str:
+def reflection_json(analysis: str, insight: str, verdict: Verdict | None) -> str:
     """Return a reflection as the micro-lm spells it."""
-    return f'{{"analysis":" {analysis} ","key_insight":" {insight} ","tags":[{_tag_list(tags)} ]}}'
+    return f'{{"analysis":" {analysis} ","key_insight":" {insight} ","tags":[{_tag(verdict)} ]}}'
 
 
-def tags_json(analysis: str, tags: Sequence[Verdict]) -> str:
+def tags_json(analysis: str, verdict: Verdict | None) -> str:
     """Return the answer about a success."""
-    return f'{{"analysis":" {analysis} ","tags":[{_tag_list(tags)} ]}}'
+    return f'{{"analysis":" {analysis} ","tags":[{_tag(verdict)} ]}}'
 
 
 def operations_json(analysis: str, addition: str | None) -> str:
@@ -357,6 +362,5 @@ def operations_json(analysis: str, addition: str | None) -> str:
     return f'{{"analysis":" {analysis} ","operations":[{added} ]}}'
 
 
-def _tag_list(tags: Sequence[Verdict]) -> str:
-    spelled = [f'{{"id":" {entry.id} ","tag":{json.dumps(verdict)}}}' for entry, verdict in tags]
-    return "".join(f" {',' if number else ''}{text}" for number, text in enumerate(spelled))
+def _tag(verdict: Verdict | None) -> str:
+    return "" if verdict is None else f' {{"id":" {verdict[0].id} ","tag":"{verdict[1]}"}}'

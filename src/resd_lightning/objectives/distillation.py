@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from resd_lightning.config import ConfigError, DistillationConfig
-from resd_lightning.distill.align import empty_batch, make_batch, response_logits
-from resd_lightning.distill.divergence import check_divergence_settings, distillation_loss
+from resd_lightning.distill.align import empty_batch, make_batch, response_hidden, response_logits
+from resd_lightning.distill.divergence import DistillationLoss, check_divergence_settings, distillation_loss
+from resd_lightning.distill.fused import fused_distillation_loss
 from resd_lightning.distill.weights import success_rate_weights
+from resd_lightning.objectives.fused_or_plain import chooses_fused
+from resd_lightning.objectives.objective import Objective, deal, reduce_over
+from resd_lightning.policy.head import backbone_of, frozen_head
 from resd_lightning.policy.views import Policy
-from resd_lightning.records import DistillBatch, LossFacts, Rollout, TeacherPrompt
+from resd_lightning.records import DistillBatch, Rollout, TeacherPrompt
 
 
-class DistillationObjective:
+class DistillationObjective(Objective[DistillBatch]):
     """Pulls the student's distribution over its own tokens toward the teacher's.
 
     Args:
@@ -26,8 +30,13 @@ class DistillationObjective:
         ConfigError: A setting is out of range; the text names its key.
     """
 
+    uses_teacher = True
+
     def __init__(self, config: DistillationConfig) -> None:
+        super().__init__()
         self.config = config
+        self.is_fused: bool | None = None
+        self._token_facts: dict[str, Float[Tensor, "batch time"]] = {}
         self.check_vocabulary(None)
 
     def check_vocabulary(self, vocab_size: int | None) -> None:
@@ -45,24 +54,16 @@ class DistillationObjective:
             raise ConfigError(f"model.{error}") from error
 
     def coefficients(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt]) -> Float[Tensor, " rollout"]:
-        """Return each rollout's factor on the sum of its token losses, so that the sum over rollouts is the loss.
+        """Return each rollout's factor on the sum of its token losses; see `reduce_over`.
 
-        A rollout whose teacher prompt is plain gets 0 but counts as a sequence. They are computed from the whole
-        update, over all ranks, before its first micro-batch, so how an update is cut up doesn't change it.
-
-        Returns:
-            (rollout,) fp32: weight / (N x T_i) for sequence_mean, weight / N for sequence_sum, weight / sum of T_i for
-            token_mean; N is the number of rollouts, T_i the response tokens of rollout i.
+        A rollout whose teacher prompt is plain gets 0 but counts as a sequence.
         """
-        # With the types named, an update all of whose questions were too long is a tensor of no rollouts.
-        lengths = torch.tensor([len(rollout.completion.token_ids) for rollout in rollouts], dtype=torch.float32)
-        counted = torch.tensor([prompt.is_enriched for prompt in prompts], dtype=torch.bool) & (lengths > 0)
-        weights = self.weights(rollouts) * counted
-        if self.config.reduction == "token_mean":
-            return weights / lengths[counted].sum().clamp_min(1)
-        if self.config.reduction == "sequence_sum":
-            return weights / len(rollouts)
-        return weights / (len(rollouts) * lengths.clamp_min(1))
+        counted = torch.tensor([prompt.is_enriched for prompt in prompts], dtype=torch.bool)
+        return reduce_over(rollouts, counted, self.weights(rollouts), self.config.reduction)
+
+    def describe(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt]) -> list[Mapping[str, float]]:
+        """Return each rollout's coefficient."""
+        return [{"loss_coefficient": coefficient} for coefficient in self.coefficients(rollouts, prompts).tolist()]
 
     def weights(self, rollouts: Sequence[Rollout]) -> Float[Tensor, " rollout"]:
         """Return the success-rate weights of App. B, or ones where they are off."""
@@ -82,44 +83,52 @@ class DistillationObjective:
         rank: int = 0,
         world_size: int = 1,
     ) -> list[DistillBatch]:
-        """Return exactly `num_slots` micro-batches of this rank's share; slots left over weigh nothing.
-
-        Args:
-            rollouts: All rollouts of the update, over all ranks.
-            prompts: Their teacher prompts.
-            micro_batch_size: Rollouts per micro-batch.
-            num_slots: Micro-batches that every rank runs in every update.
-            pad_id: Token that fills the padding.
-            rank: This process among `world_size`.
-            world_size: Number of processes that share the update.
-        """
+        """Return the micro-batches of the rollouts whose teacher knows more than they did; see `Objective`."""
         coefficients = self.coefficients(rollouts, prompts).tolist()
         counted = [i for i, prompt in enumerate(prompts) if prompt.is_enriched and rollouts[i].completion.token_ids]
-        mine = counted[rank::world_size]
-        batches = []
-        for start in range(0, len(mine), micro_batch_size):
-            chunk = mine[start : start + micro_batch_size]
-            batches.append(
-                make_batch(
-                    [rollouts[i].completion.prompt_ids for i in chunk],
-                    [prompts[i].token_ids for i in chunk],
-                    [rollouts[i].completion.token_ids for i in chunk],
-                    [coefficients[i] for i in chunk],
-                    pad_id,
-                    chunk,
-                )
+        batches = [
+            make_batch(
+                [rollouts[i].completion.prompt_ids for i in chunk],
+                [prompts[i].token_ids for i in chunk],
+                [rollouts[i].completion.token_ids for i in chunk],
+                [coefficients[i] for i in chunk],
+                pad_id,
+                chunk,
             )
+            for chunk in deal(counted, micro_batch_size, rank, world_size)
+        ]
         return batches + [empty_batch(pad_id) for _ in range(num_slots - len(batches))]
 
-    def loss(self, policy: Policy, batch: DistillBatch) -> LossFacts:
-        """Return this micro-batch's part of the update's loss, which the parts add up to, and what it was made of.
+    def choose_loss(self, policy: Policy) -> None:
+        """Choose between the fused and the plain loss for this policy; see `chooses_fused`."""
+        self.is_fused = chooses_fused(self.config, policy)
+
+    def loss(self, policy: Policy, batch: DistillBatch) -> Float[Tensor, ""]:
+        """Return this micro-batch's part of the update's loss; the parts add up to it.
 
         The teacher goes first and without gradient; the student's graph is the only one that lives.
         """
+        if self.is_fused is None:
+            self.choose_loss(policy)
+        result = self._fused_loss(policy, batch) if self.is_fused else self._plain_loss(policy, batch)
+        facts = {
+            "divergence": result.per_token.detach(),
+            "clipped_share": result.clipped_share,
+            "clipped_mass": result.clipped_mass,
+        }
+        self._token_facts = {name: values for name, values in facts.items() if values is not None}
+        return (result.per_token.sum(dim=-1) * batch.coefficients).sum()  # (B, T) -> (B,) -> ()
+
+    def take_token_facts(self) -> dict[str, Float[Tensor, "batch time"]]:
+        """Return divergence and, where the loss tells, what was clipped; see `Objective`."""
+        facts, self._token_facts = self._token_facts, {}
+        return facts
+
+    def _plain_loss(self, policy: Policy, batch: DistillBatch) -> DistillationLoss:
         time = batch.response_mask.shape[1]
         teacher = self.teacher_logits(policy, batch)
         student = response_logits(policy.model, batch.student_ids, batch.student_mask, time)
-        result = distillation_loss(
+        return distillation_loss(
             student,
             teacher,
             batch.response_mask,
@@ -129,14 +138,25 @@ class DistillationObjective:
             clip_min=self.config.clip_min,
             clip_max=self.config.clip_max,
         )
-        facts = {
-            "divergence": result.per_token,
-            "clipped_share": result.clipped_share,
-            "clipped_mass": result.clipped_mass,
-        }
-        return LossFacts(
-            (result.per_token.sum(dim=-1) * batch.coefficients).sum(),  # (B, T) -> (B,) -> ()
-            {name: values.detach() for name, values in facts.items() if values is not None},
+
+    def _fused_loss(self, policy: Policy, batch: DistillBatch) -> DistillationLoss:
+        time, head = batch.response_mask.shape[1], frozen_head(policy)
+        with policy.as_teacher() as model:
+            # Copied, since what is sliced keeps the prompt's hidden states in memory.
+            teacher = response_hidden(backbone_of(model), batch.teacher_ids, batch.teacher_mask, time).clone()
+        student = response_hidden(backbone_of(policy.model), batch.student_ids, batch.student_mask, time)
+        return fused_distillation_loss(
+            student,
+            head,
+            teacher,
+            head,
+            batch.response_mask,
+            alpha=self.config.alpha,
+            top_k=self.config.top_k,
+            tail=self.config.tail,
+            clip_min=self.config.clip_min,
+            clip_max=self.config.clip_max,
+            chunk_tokens=self.config.chunk_tokens,
         )
 
     @staticmethod

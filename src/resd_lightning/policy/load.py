@@ -19,6 +19,7 @@ from transformers import (
 
 from resd_lightning.config import ConfigError, PolicyConfig, TeacherConfig
 from resd_lightning.micro.shipped import FOLDER, MICRO_LM
+from resd_lightning.policy.head import logit_transform_of
 from resd_lightning.policy.views import Policy
 
 logger = logging.getLogger(__name__)
@@ -35,11 +36,13 @@ class BaseFacts:
         vocab_size: Number of output logits.
         max_positions: Longest sequence the model was made for, in tokens.
         architecture: Model type and sizes, as one string: tells a foreign checkpoint.
+        logit_transform: What its config says it does to logits after the output head; None where that is nothing.
     """
 
     vocab_size: int
     max_positions: int
     architecture: str
+    logit_transform: str | None
 
 
 def source_of(base: str) -> str:
@@ -86,7 +89,7 @@ def read_base_facts(config: PolicyConfig) -> BaseFacts:
     except (OSError, ValueError) as error:
         raise _unreadable(config.base, "config", error) from error
     sizes = f"{base.model_type} {base.num_hidden_layers}x{base.hidden_size} vocab {base.vocab_size}"
-    return BaseFacts(base.vocab_size, base.max_position_embeddings, sizes)
+    return BaseFacts(base.vocab_size, base.max_position_embeddings, sizes, logit_transform_of(base))
 
 
 def _unreadable(base: str, what: str, error: Exception) -> ConfigError:

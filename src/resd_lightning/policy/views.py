@@ -67,6 +67,11 @@ class Policy(nn.Module):
             return dict(self.model.named_parameters())
         return _adapter_weights(self.model, STUDENT)
 
+    def zero(self) -> Tensor:
+        """Return a zero whose gradient is a zero for every trained weight: a loss of nothing, at no forward's cost."""
+        trained = [weight for weight in self.student_weights().values() if weight.requires_grad]
+        return torch.stack([weight.sum() for weight in trained]).sum() * 0.0
+
     def teacher_weights(self) -> dict[str, Tensor]:
         """Return the teacher's own weights under the student's names; the student's where the teacher is live."""
         if self.teacher_config.kind == "live":

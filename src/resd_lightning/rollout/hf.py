@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
@@ -58,12 +59,12 @@ class HFEngine(Engine):
             for start in range(0, len(by_length), self.batch_size):
                 chunk = by_length[start : start + self.batch_size]
                 seeds = [requests[i].seed(self._run_seed) for i in chunk]
-                processors: list[LogitsProcessor] = [SeededSampling(seeds, sampling, self._policy.device)]
+                sampler = SeededSampling(seeds, sampling, self._policy.device)
+                guide: list[LogitsProcessor] = []
                 if schema is not None:
-                    guides = self._json_guides(self._policy, model)
-                    processors.insert(0, guides.guide(schema, [prompts[i] for i in chunk]))
+                    guide = [self._json_guides(self._policy, model).guide(schema, [prompts[i] for i in chunk])]
                 done = _generate_chunk(
-                    self._policy, model, [prompts[i] for i in chunk], processors, sampling.max_new_tokens
+                    self._policy, model, [prompts[i] for i in chunk], guide, sampler, sampling.max_new_tokens
                 )
                 completions.update(zip(chunk, done, strict=True))
                 on_progress(len(chunk))
@@ -80,7 +81,8 @@ def _generate_chunk(
     policy: Policy,
     model: PreTrainedModel | PeftModel,
     prompts: Sequence[tuple[int, ...]],
-    processors: Sequence[LogitsProcessor],
+    guide: Sequence[LogitsProcessor],
+    sampler: SeededSampling,
     max_new_tokens: int,
 ) -> list[Completion]:
     tokenizer = policy.tokenizer
@@ -90,24 +92,31 @@ def _generate_chunk(
     output: Tensor = model.generate(
         input_ids=padded["input_ids"],
         attention_mask=padded["attention_mask"],
-        logits_processor=LogitsProcessorList(processors),
+        logits_processor=LogitsProcessorList([*guide, sampler]),
         generation_config=GenerationConfig(
             max_new_tokens=max_new_tokens,
-            do_sample=False,  # SeededSampling, the last processor, has already drawn: the argmax is the sample
+            do_sample=False,  # the sampler, the last processor, has already drawn: the argmax is the sample
             eos_token_id=sorted(stop_ids),
             pad_token_id=tokenizer.pad_token_id,
         ),
     )
     prompt_length = padded["input_ids"].shape[1]
     responses = output[:, prompt_length:].tolist()
-    return [_completion(policy, ids, row, stop_ids) for ids, row in zip(prompts, responses, strict=True)]
+    steps = torch.stack(sampler.log_probs, dim=1).tolist() if sampler.log_probs else [None] * len(prompts)
+    return [
+        _completion(policy, ids, row, log_probs, stop_ids)
+        for ids, row, log_probs in zip(prompts, responses, steps, strict=True)
+    ]
 
 
-def _completion(policy: Policy, prompt_ids: tuple[int, ...], row: list[int], stop_ids: set[int]) -> Completion:
+def _completion(
+    policy: Policy, prompt_ids: tuple[int, ...], row: list[int], log_probs: list[float] | None, stop_ids: set[int]
+) -> Completion:
     end = next((i + 1 for i, token in enumerate(row) if token in stop_ids), None)
     token_ids = tuple(row[:end])
     text = decode_response(policy.tokenizer, prompt_ids, token_ids)
-    return Completion(text, prompt_ids, token_ids, is_truncated=end is None)
+    known = None if log_probs is None else tuple(log_probs[: len(token_ids)])
+    return Completion(text, prompt_ids, token_ids, is_truncated=end is None, log_probs=known)
 
 
 def _stop_ids(policy: Policy, model: PreTrainedModel | PeftModel) -> set[int]:

@@ -25,6 +25,8 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is 
     """
 
     def __init__(self, seeds: Sequence[int], sampling: SamplingConfig, device: torch.device) -> None:
+        self.log_probs: list[Float[Tensor, " batch"]] = []
+        """Of each step's samples at the temperature, before the nucleus is cut; empty at temperature 0."""
         self._sampling = sampling
         self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
@@ -34,11 +36,14 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is 
         """Return logits whose argmax is the sample."""
         if self._sampling.temperature == 0:
             return scores
-        logits = keep_nucleus(scores.float() / self._sampling.temperature, self._sampling.top_p)
-        noise = torch.empty_like(logits)
+        tempered = scores.float() / self._sampling.temperature
+        noise = torch.empty_like(tempered)
         for row, generator in zip(noise, self._generators, strict=True):
             row.exponential_(generator=generator)
-        return logits - noise.log_()  # -log(Exp(1)) is standard Gumbel
+        noisy = keep_nucleus(tempered, self._sampling.top_p) - noise.log_()  # -log(Exp(1)) is standard Gumbel
+        drawn = noisy.argmax(dim=-1, keepdim=True)  # (batch, vocab) -> (batch, 1)
+        self.log_probs.append(tempered.gather(-1, drawn).squeeze(-1) - tempered.logsumexp(dim=-1))
+        return noisy
 
 
 def keep_nucleus(logits: Float[Tensor, "batch vocab"], top_p: float) -> Float[Tensor, "batch vocab"]:

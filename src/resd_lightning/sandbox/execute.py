@@ -21,7 +21,7 @@ from resd_lightning.sandbox.system_calls import call_filter
 
 _CHUNK_BYTES: Final = 1 << 16
 _POLL_S: Final = 0.1
-_KILL_GRACE_S: Final = 1.0
+_KILL_GRACE_S: Final = 10.0
 _SIGNALLED: Final = 128
 
 
@@ -72,12 +72,29 @@ def execute(program: Program, limits: Limits, kind: Kind) -> SandboxResult:
     Raises:
         SandboxError: This kind of isolation could not be set up.
     """
-    with tempfile.TemporaryDirectory(prefix="sandbox-") as scratch, _job_file(program, limits, kind, scratch) as job:
-        os.chmod(scratch, 0o777)  # root's programs run as another user
-        with tempfile.TemporaryFile() as stdin:
-            stdin.write(program.stdin.encode("utf-8", "replace"))
-            stdin.seek(0)
-            return _run(program, limits, kind, job.fileno(), stdin)
+    with (
+        _scratch_folder(kind) as scratch,
+        _job_file(program, limits, kind, scratch) as job,
+        tempfile.TemporaryFile() as stdin,
+    ):
+        stdin.write(program.stdin.encode("utf-8", "replace"))
+        stdin.seek(0)
+        return _run(program, limits, kind, job.fileno(), stdin)
+
+
+@contextmanager
+def _scratch_folder(kind: Kind) -> Iterator[str]:
+    """Make an empty folder for a program that gets no file system of its own, and remove it whatever is in it then."""
+    if kind != "rlimits":
+        yield ""
+        return
+    folder = tempfile.mkdtemp(prefix="sandbox-")
+    os.chmod(folder, 0o777)  # root's programs run as another user
+    try:
+        yield folder
+    finally:
+        # Not shutil.rmtree: folders inside each other, a thousand deep, are more than it can take.
+        subprocess.run(["/bin/sh", "-c", 'chmod -R u+rwX "$0"; rm -rf "$0"', folder], check=False, capture_output=True)
 
 
 @contextmanager

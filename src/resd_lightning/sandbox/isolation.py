@@ -21,6 +21,7 @@ CLAIMS: Final = (
     "empty environment",
     "limited memory",
     "limited processes",
+    "limited disk",
     "no other process in reach",
     "no files",
     "read-only files",
@@ -38,6 +39,15 @@ def refused(action):
     except (OSError, MemoryError):
         return True
     return False
+def reach_process():
+    try:
+        os.kill(asked["pid"], 0)
+    except OSError:
+        open("/proc/%d/mem" % asked["pid"], "rb").close()
+def fill_disk():
+    for name in ("a", "b"):
+        with open(name, "wb") as file:
+            file.write(bytes(asked["file"]))
 def connect():
     import _socket
     _socket.socket().connect(("127.0.0.1", asked["port"]))
@@ -59,10 +69,11 @@ open("scratch", "w").write("scratch")
 print(json.dumps({
     "empty environment": not os.environ,
     "limited memory": refused(lambda: bytearray(2 * asked["memory"])),
-    "no other process in reach": refused(lambda: os.kill(asked["pid"], 0)),
+    "no other process in reach": refused(reach_process),
     "no files": refused(lambda: open("/etc/passwd").close()),
     "read-only files": refused(write_outside),
     "no network": refused(connect),
+    "limited disk": refused(fill_disk),
     "limited processes": refused(fork_too_often),
 }))
 """
@@ -99,6 +110,7 @@ def probe(kind: Kind, limits: Limits | None = None) -> Isolation:
             "pid": os.getpid(),
             "processes": limits.processes,
             "memory": limits.memory_mib << 20,
+            "file": limits.file_mib << 20,
         }
         result = execute(Program(_PROBE, stdin=json.dumps(asked)), limits, kind)
     if result.ended is not Ended.OK:

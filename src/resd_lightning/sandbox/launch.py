@@ -86,12 +86,13 @@ def wait(child: int, limit_s: float, uid: int | None) -> int:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if uid is not None:
         kill_all_of(uid)
+    kill_orphans()
     return status if status >= 0 else 128 - status
 
 
 def kill_all_of(uid: int) -> None:
-    """Kill and reap what the program left behind; with a process namespace nothing is left."""
-    if os.fork() == 0:
+    """Kill all processes of a user id at once: one by one, a fork bomb could keep ahead."""
+    if (killer := os.fork()) == 0:
         try:
             os.setresuid(uid, uid, uid)
             os.kill(-1, signal.SIGKILL)  # everything this user id may signal: its own processes
@@ -99,8 +100,17 @@ def kill_all_of(uid: int) -> None:
             pass
         finally:
             os._exit(0)
-    with contextlib.suppress(ChildProcessError):
+    os.waitpid(killer, 0)
+
+
+def kill_orphans() -> None:
+    """Kill and reap what the program left behind: it came to this process. With a process namespace nothing is left."""
+    with contextlib.suppress(ChildProcessError, FileNotFoundError):  # none is left; or the kernel doesn't list them
         while True:
+            os.waitpid(-1, os.WNOHANG)
+            with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+                for orphan in file.read().split():
+                    os.kill(int(orphan), signal.SIGKILL)
             os.wait()
 
 

@@ -131,10 +131,10 @@ def outcome(function: Callable[..., object], arguments: list[object], dumps: Cal
         return dumps({"error": describe(error)})
     try:
         return dumps({"value": plain(value)})
-    except (TypeError, ValueError, RecursionError):
-        return dumps(
-            {"error": f"it returned a {type(value).__name__} that is not plain data (numbers, text, lists and alike)"}
-        )
+    except TypeError as error:
+        return dumps({"error": f"it returned {error}"[:_ERROR_CHARS]})
+    except (ValueError, RecursionError):
+        return dumps({"error": "it returned a value with too many digits, or too deep inside itself, to be read"})
 
 
 def plain(value: object) -> object:
@@ -150,7 +150,7 @@ def plain(value: object) -> object:
     for kind in (list, tuple, set, frozenset):
         if isinstance(value, kind):
             return {kind.__name__: [plain(item) for item in value]}
-    raise TypeError(f"a {type(value).__name__} is no plain data")
+    raise TypeError(f"data of type {type(value).__name__}, not plain data (numbers, text, lists and alike)")
 
 
 def read_plain(value: object) -> object:

@@ -56,6 +56,8 @@ _CLONE3: Final = 435
 _KILL: Final = (62, 129)
 _TGKILL: Final = (234, 131)
 _PRLIMIT64: Final = (302, 261)
+_PRCTL: Final = (157, 167)
+_PR_SET_PDEATHSIG: Final = 1
 _NEW_NAMESPACES: Final = 0x7E020080
 _ARCHITECTURES: Final = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _X32_BIT: Final = 0x40000000
@@ -89,6 +91,7 @@ def call_filter(machine: str | None = None) -> list[Instruction]:
         (_KILL, (_IF_EQUAL, 1, 0, None)),
         (_TGKILL, (_IF_EQUAL, 1, 0, None)),
         (_PRLIMIT64, (_IF_EQUAL, 1, 0, 0)),
+        (_PRCTL, (_IF_EQUAL, 0, 1, _PR_SET_PDEATHSIG)),  # the program dies with the process that waits for it
     ):
         instructions += [
             (_IF_EQUAL, 0, 4, numbers[column]),

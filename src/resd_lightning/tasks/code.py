@@ -147,12 +147,18 @@ class CodeTask(FileTask):
 
 
 def _problem_of_print(test: PrintTest, result: SandboxResult) -> str:
-    shown = f"for the input {_clip(test.input.rstrip())} "
+    shown = f"for the input {_quote(test.input.rstrip())} "
     if result.ended is not Ended.OK:
         return shown + _how_it_failed(result)
-    if _lines(result.stdout) == _lines(test.output):
+    printed, wanted = _lines(result.stdout), _lines(test.output)
+    if printed == wanted:
         return ""
-    return f"{shown}it should print {_clip(test.output.rstrip())}, but printed {_clip(result.stdout.rstrip())}."
+    if len(printed) == len(wanted) == 1:
+        return f"{shown}it should print {_quote(wanted[0])}, but printed {_quote(printed[0])}."
+    at = next((at for at, (is_, should) in enumerate(zip(printed, wanted, strict=False)) if is_ != should), -1)
+    if at >= 0:
+        return f"{shown}line {at + 1} of its output should be {_quote(wanted[at])}, but is {_quote(printed[at])}."
+    return f"{shown}it should print {len(wanted)} lines, but printed {len(printed)}; as far as both go they agree."
 
 
 def _problem_of_call(test: CallTest, result: SandboxResult, at: int) -> str:
@@ -172,13 +178,17 @@ def _how_it_failed(result: SandboxResult) -> str:
         case Ended.MEMORY:
             return "the program ran out of memory."
         case Ended.OUTPUT_LIMIT:
-            return "the program was stopped, as it printed too much."
+            return "the program was stopped, as it printed or returned too much."
     said = result.stderr.strip()[-_ERROR_CHARS:]
     return f"the program ended with exit status {result.exit_status}.{f'{chr(10)}{said}' if said else ''}"
 
 
 def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().split("\n")]
+
+
+def _quote(text: str) -> str:
+    return _clip(repr(text))
 
 
 def _clip(text: str) -> str:

@@ -72,6 +72,34 @@ class FileTask(Task):
         alone = "" if self.train_path is None else f" To hold out training rows instead, set {KEY}.val_share."
         raise ConfigError(f"{KEY}.{split}_path is not set. {self.how_to_get(split)}{alone if split == 'test' else ''}")
 
+    def load(self, split: Split, path: str | None, size: int | None) -> tuple[Example, ...]:
+        """Return the first `size` examples of "train" or "test", before any is held out.
+
+        Raises:
+            ConfigError: There is no such file, or a row is broken; without a path, see `without_file`.
+        """
+        if path is None:
+            return self.without_file(split, size)
+        rows = read_rows(
+            Path(path),
+            lambda fields, number: self.read_row(fields, f"{split}-{number}"),
+            key=f"{KEY}.{split}_path",
+            absent=self.how_to_get(split),
+        )
+        return rows[:size]
+
+    def refuse_mixture(self, split: Split) -> None:
+        """Keep a task that makes up problems where no path is set from doing so for one split alone.
+
+        Raises:
+            ConfigError: A path is set, but not this split's.
+        """
+        if self.train_path is not None or self.test_path is not None:
+            raise ConfigError(
+                f"{KEY}.{split}_path is not set, but the other path is: public and generated problems are not mixed. "
+                f"{self.how_to_get(split)} To hold out training problems instead, set {KEY}.val_share."
+            )
+
     def examples(self, split: Split) -> tuple[Example, ...]:
         """Return the split's examples in the order of its file, the same on every call.
 
@@ -82,9 +110,9 @@ class FileTask(Task):
             return self.examples("test")
         if split not in self._cache:
             if split == "test":
-                self._cache["test"] = self._load("test", self.test_path, self.test_size)
+                self._cache["test"] = self.load("test", self.test_path, self.test_size)
             else:
-                rows = self._load("train", self.train_path, self.train_size)
+                rows = self.load("train", self.train_path, self.train_size)
                 rng = random.Random(f"{type(self).__name__} val {self.seed}")
                 self._cache["train"], self._cache["val"] = hold_out(rows, self.val_share, rng)
         return self._cache[split]
@@ -92,17 +120,6 @@ class FileTask(Task):
     def __getstate__(self) -> dict[str, object]:
         # Verification may run in worker processes: they get the config, not a copy of all examples with each call.
         return {**self.__dict__, "_cache": {}}
-
-    def _load(self, split: Split, path: str | None, size: int | None) -> tuple[Example, ...]:
-        if path is None:
-            return self.without_file(split, size)
-        rows = read_rows(
-            Path(path),
-            lambda fields, number: self.read_row(fields, f"{split}-{number}"),
-            key=f"{KEY}.{split}_path",
-            absent=self.how_to_get(split),
-        )
-        return rows[:size]
 
 
 def hold_out(

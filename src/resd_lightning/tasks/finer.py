@@ -9,8 +9,8 @@ from resd_lightning.config import require
 from resd_lightning.records import Example, Feedback, Message, Split
 from resd_lightning.tasks.base import reward_for
 from resd_lightning.tasks.files import KEY, FileTask
+from resd_lightning.tasks.marked_answer import find_answer
 from resd_lightning.tasks.rows import Fields, clip, read_text_field
-from resd_lightning.thinking import strip_thinking
 
 _REPOSITORY: Final = "https://github.com/ace-agent/ace"
 _FILES: Final = {"train": "finer_train_batched_1000_samples.jsonl", "test": "finer_val_batched_500_samples.jsonl"}
@@ -130,15 +130,11 @@ def split_context(context: str) -> tuple[str, str]:
 
 
 def extract_tags(response: str) -> list[str] | None:
-    """Return the tags of the last complete answer after the thinking trace, whitespace tidied; None without one.
-
-    An opening tag that is repeated begins the answer anew.
-    """
-    for begun in reversed(strip_thinking(response).split("<answer>")[1:]):
-        body, closed, _ = begun.partition("</answer>")
-        if closed:
-            return [" ".join(tag.split()) for tag in body.split(",")] if body.strip() else []
-    return None
+    """Return the tags of the last complete answer after the thinking trace, whitespace tidied; None without one."""
+    answer = find_answer(response)
+    if not answer:
+        return None if answer is None else []
+    return [" ".join(tag.split()) for tag in answer.split(",")]
 
 
 def _split_target(target: str) -> list[str]:

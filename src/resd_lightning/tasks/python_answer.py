@@ -6,6 +6,7 @@ from typing import Final
 
 from resd_lightning.config import require
 from resd_lightning.sandbox import Limits, Sandbox
+from resd_lightning.tasks.fences import fenced_blocks
 from resd_lightning.tasks.files import KEY
 from resd_lightning.thinking import strip_thinking
 
@@ -19,28 +20,11 @@ def extract_program(response: str, sign: str) -> str | None:
     open counts as well. Without any, the whole text is taken if the sign, for example `def`, is in it.
     """
     text = strip_thinking(response)
-    blocks = _fenced_blocks(text)
+    blocks = fenced_blocks(text)
     for languages in (_PYTHON, ("",)):
-        if fitting := [block for language, block in blocks if language in languages]:
+        if fitting := [block.text for block in blocks if block.language in languages]:
             return fitting[-1]
     return text if not blocks and sign in text else None
-
-
-def _fenced_blocks(text: str) -> list[tuple[str, str]]:
-    """Return language and text of the blocks that hold something, in their order."""
-    blocks: list[tuple[str, list[str]]] = []
-    is_inside = False
-    for line in text.split("\n"):
-        fence = line.strip()
-        if not fence.startswith("```"):
-            if is_inside:
-                blocks[-1][1].append(line)
-        elif not is_inside or fence.strip("`"):  # a fence with a language opens a block, wherever it stands
-            blocks.append((fence.strip("`").strip().lower(), []))
-            is_inside = True
-        else:
-            is_inside = False
-    return [(language, "\n".join(lines)) for language, lines in blocks if "".join(lines).strip()]
 
 
 def sandbox_for_answers(timeout_s: float, memory_mib: int, require_isolation: bool) -> Sandbox:

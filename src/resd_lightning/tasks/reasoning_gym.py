@@ -20,6 +20,7 @@ from resd_lightning.config import ConfigError, require
 from resd_lightning.records import Example, Feedback, Message, Split
 from resd_lightning.tasks.base import Task
 from resd_lightning.tasks.files import KEY
+from resd_lightning.tasks.marked_answer import find_answer
 from resd_lightning.tasks.rows import clip
 from resd_lightning.thinking import strip_thinking
 
@@ -87,7 +88,7 @@ class ProblemSource(Protocol):
 
 
 class ReasoningGymTask(Task):
-    """Problems of one or several datasets of reasoning-gym (extra `reasoning_gym`), mixed by weight.
+    """Problems of one or several datasets of reasoning-gym (extra `reasoning-gym`), mixed by weight.
 
     The last complete `<answer>...</answer>` after the thinking trace is the answer, or else all that follows the trace.
     The reward is the dataset's own score, its quirks included; less than 1, it is no success. Some scorers catch every
@@ -211,15 +212,6 @@ class ReasoningGymTask(Task):
                 ) from error
 
 
-def find_answer(response: str) -> str | None:
-    """Return the last complete marked answer after the thinking trace, stripped; None without one."""
-    for begun in reversed(strip_thinking(response).split("<answer>")[1:]):
-        body, closed, _ = begun.partition("</answer>")
-        if closed:
-            return body.strip()
-    return None
-
-
 def _check(dataset: GymDataset, allow_eval: bool) -> None:
     key = f"{KEY}.datasets ({dataset.name})"
     require(isfinite(dataset.weight) and dataset.weight > 0, f"{key}: weight", "a number above 0", dataset.weight)
@@ -249,7 +241,7 @@ def _make(name: str, config: Mapping[str, object], seed: int = 0) -> ProblemSour
         from reasoning_gym.factory import DATASETS, create_dataset
     except ImportError as error:
         raise ConfigError(
-            "ReasoningGymTask needs the extra `reasoning_gym`: pip install 'resd-lightning[reasoning_gym]'"
+            "ReasoningGymTask needs the extra `reasoning-gym`: pip install 'resd-lightning[reasoning-gym]'"
         ) from error
     if name not in DATASETS:
         near = get_close_matches(name, DATASETS, n=3)

@@ -17,8 +17,12 @@ from pebble import ProcessExpired, ProcessPool
 
 from resd_lightning.records import Example, Feedback
 from resd_lightning.tasks.base import Task
+from resd_lightning.tasks.rows import clip
 
 logger = logging.getLogger(__name__)
+
+_MAX_SAID = 500
+"""Characters of an exception that feedback repeats: some quote the whole response."""
 
 
 class Verifier:
@@ -97,7 +101,7 @@ def _judge(task: Task, example: Example, response: str) -> Feedback:
             raise TypeError(f"{type(task).__name__}.verify must return Feedback, got {type(feedback).__name__}")
     except (Exception, SystemExit) as error:  # noqa: BLE001  # the user's code: what it raises is one failed sample
         said = "".join(traceback.format_exception_only(error)).strip()
-        return _failed("raised", f"The check of this response failed: {said}")
+        return _failed("raised", f"The check of this response failed: {clip(said, _MAX_SAID)}")
     return feedback
 
 

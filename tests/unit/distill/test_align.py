@@ -46,10 +46,11 @@ def test_moving_a_batch_keeps_every_tensor_and_its_precision() -> None:
     batch = make_batch([[1]], [[2]], [[3]], [0.5], PAD, [4])
     moved = batch.to(torch.device("cpu"))
     assert moved.rollouts == batch.rollouts == (4,)
-    for name, tensor in vars(batch).items():
-        if name != "rollouts":
-            assert torch.equal(getattr(moved, name), tensor)
-            assert getattr(moved, name).dtype == tensor.dtype
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    assert len(tensors) == 6
+    for name, tensor in tensors.items():
+        assert torch.equal(getattr(moved, name), tensor)
+        assert getattr(moved, name).dtype == tensor.dtype
 
 
 def test_logits_in_a_padded_batch_are_those_of_each_sequence_alone(model: LlamaForCausalLM) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -58,9 +59,10 @@ def generate_much(policy: Policy) -> None:
         )
 
 
-def gradients(policy: Policy) -> dict[str, Tensor]:
+def gradients(policy: Policy, loss: Literal["fused", "plain"] = "plain") -> dict[str, Tensor]:
+    policy.zero_grad()
     policy.model.train()
-    DistillationObjective(DistillationConfig(top_k=20)).loss(policy, BATCH).loss.backward()
+    DistillationObjective(DistillationConfig(top_k=20, loss=loss)).loss(policy, BATCH).backward()
     return {name: weight.grad for name, weight in policy.student_weights().items()}
 
 
@@ -121,6 +123,14 @@ def test_gradients_are_those_of_the_dequantized_model(nf4_base: Path) -> None:
     right, seen = gradients(plain), gradients(policy)
     for name, gradient in right.items():
         torch.testing.assert_close(seen[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_the_fused_loss_gives_the_plain_ones_gradients(nf4_base: Path) -> None:
+    policy = make_nf4(nf4_base)
+    right, seen = gradients(policy), gradients(policy, "fused")
+    for name, gradient in right.items():
+        assert gradient.abs().sum() > 0, name
+        torch.testing.assert_close(seen[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_a_checkpoint_of_a_4_bit_policy_holds_no_weight_of_the_base(nf4_base: Path) -> None:

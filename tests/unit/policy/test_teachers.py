@@ -106,7 +106,7 @@ def test_syncing_moves_no_teacher_but_the_average(kind: TeacherKind, tiny_base: 
 def test_a_step_of_the_loss_leaves_no_gradient_on_the_teacher_or_the_base(tiny_base: Path) -> None:
     policy = make_policy(tiny_base)
     move(policy.student_weights().values())
-    loss = DistillationObjective(DistillationConfig(top_k=20)).loss(policy, BATCH).loss
+    loss = DistillationObjective(DistillationConfig(top_k=20)).loss(policy, BATCH)
     loss.backward()
     student = {id(weight) for weight in policy.student_weights().values()}
     assert {id(weight) for weight in policy.parameters() if weight.grad is not None} == student
@@ -119,7 +119,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny_base: Path) -> Non
         policy = make_policy(tiny_base, gradient_checkpointing=gradient_checkpointing)
         policy.model.train()
         move(policy.student_weights().values())
-        DistillationObjective(DistillationConfig(top_k=20)).loss(policy, BATCH).loss.backward()
+        DistillationObjective(DistillationConfig(top_k=20)).loss(policy, BATCH).backward()
         gradients.append([weight.grad for weight in policy.student_weights().values()])
     for plain, recomputed in zip(*gradients, strict=True):
         assert plain.abs().sum() > 0

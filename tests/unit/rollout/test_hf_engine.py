@@ -124,6 +124,28 @@ def test_a_response_is_made_of_tokens_that_sampling_allows_step_by_step(policy: 
             assert float(p[p > p[token]].sum()) < 0.5 + 1e-4  # the tokens before it don't fill the nucleus
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_recorded_log_probs_are_the_policys_at_the_temperature_whatever_top_p_took_away(
+    talkative: Policy, batch_size: int
+) -> None:
+    sampling = SamplingConfig(temperature=0.7, top_p=0.5, max_new_tokens=8)
+    completions = generate(talkative, REQUESTS, sampling, batch_size=batch_size)
+    assert len({len(completion.token_ids) for completion in completions}) > 1  # some end before their neighbours
+    for completion in completions:
+        ids = torch.tensor([[*completion.prompt_ids, *completion.token_ids]])
+        with talkative.frozen("student") as model:
+            logits = model(input_ids=ids).logits[0, len(completion.prompt_ids) - 1 : -1]
+        expected = (logits / 0.7).log_softmax(dim=-1).gather(-1, torch.tensor(completion.token_ids)[:, None])
+        torch.testing.assert_close(torch.tensor(completion.log_probs), expected[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_greedy_or_skipped_response_has_no_log_probs(policy: Policy) -> None:
+    assert {completion.log_probs for completion in generate(policy, REQUESTS, replace(SAMPLING, temperature=0.0))} == {
+        None
+    }
+    assert generate(policy, REQUESTS[:1], max_prompt_tokens=1)[0].log_probs is None
+
+
 @pytest.mark.parametrize("author", ["student", "teacher", "base"])
 def test_the_author_writes_with_its_own_weights(author: Author, policy: Policy) -> None:
     greedy = replace(SAMPLING, temperature=0.0)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from resd_lightning.sandbox import Ended, Limits, Program, SandboxResult
+from resd_lightning.sandbox import Ended, Limits, Program, SandboxResult, command
 from resd_lightning.sandbox.command import KINDS, Kind
 from resd_lightning.sandbox.execute import SandboxError, execute
 from resd_lightning.sandbox.isolation import CLAIMS, Isolation, probe
@@ -76,6 +79,7 @@ def test_something_runs_here_and_namespaces_keep_every_claim() -> None:
             assert set(found.missing) <= set(excused)
         else:
             assert {"empty environment", "limited memory", "limited processes"} <= set(found.holds)
+            assert "limited disk" in found.missing
     assert set(CLAIMS) >= {claim for found in working for claim in found.holds}
 
 
@@ -94,6 +98,20 @@ def test_processes_that_outlive_the_program_die_with_it(isolation: Isolation) ->
     result = contain(isolation, source)
     assert result.stdout == "done\n"
     assert result.seconds < 10
+
+
+def test_orphans_are_killed_by_the_process_they_come_to() -> None:
+    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
+        pytest.skip("this kernel doesn't list a process's children")
+    waiting = (
+        f"import os, sys, time\nsys.path.insert(0, {str(Path(command.__file__).parent)!r})\nimport launch\n"
+        "launch.libc.prctl(launch.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)\n"
+        "if os.fork() == 0:\n    for _ in range(3):\n        if os.fork() == 0: time.sleep(60)\n    os._exit(0)\n"
+        "os.wait()\nlaunch.kill_orphans()\n"
+        "try: os.wait()\nexcept ChildProcessError: print('none is left')"
+    )
+    result = subprocess.run([sys.executable, "-c", waiting], capture_output=True, text=True, timeout=50, check=True)
+    assert result.stdout == "none is left\n"
 
 
 def test_a_large_allocation_is_refused(isolation: Isolation) -> None:
@@ -156,6 +174,15 @@ def test_a_file_cannot_grow_past_its_limit(isolation: Isolation) -> None:
     result = contain(isolation, "open('a', 'wb').write(bytes(20 << 20))")
     assert result.ended is Ended.EXCEPTION
     assert "OSError" in result.stderr
+
+
+def test_folders_inside_each_other_leave_nothing_behind(
+    isolation: Isolation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    source = "import os\ntry:\n    for _ in range(1010): os.mkdir('d'); os.chdir('d')\nfinally: os.chmod('.', 0)"
+    assert contain(isolation, source).ended in (Ended.OK, Ended.EXCEPTION)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_outside_the_scratch_folder_are_not_written(isolation: Isolation, tmp_path: Path) -> None:

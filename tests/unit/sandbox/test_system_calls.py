@@ -32,12 +32,12 @@ def verdict(instructions: list[Instruction], architecture: int, number: int, arg
 def test_the_filter_refuses_what_it_names_and_allows_the_rest(machine: str) -> None:
     instructions, architecture = call_filter(machine), ARCHITECTURES[machine]
     column = list(ARCHITECTURES).index(machine)
-    clone, kill, tgkill, prlimit = ((56, 62, 234, 302), (220, 129, 131, 261))[column]
+    clone, kill, tgkill, prlimit, prctl = ((56, 62, 234, 302, 157), (220, 129, 131, 261, 167))[column]
     refused = {numbers[column] for numbers in REFUSED.values()}
     assert len(refused) == len(REFUSED)
     for number in range(460):
         expected = REFUSED_BY if number in refused else UNKNOWN if number == 435 else ALLOWED
-        if number not in (clone, kill, tgkill, prlimit):
+        if number not in (clone, kill, tgkill, prlimit, prctl):
             assert verdict(instructions, architecture, number) == expected, number
     for number in (kill, tgkill):
         assert verdict(instructions, architecture, number, OWN_PID) == ALLOWED
@@ -45,6 +45,8 @@ def test_the_filter_refuses_what_it_names_and_allows_the_rest(machine: str) -> N
             assert verdict(instructions, architecture, number, other) == REFUSED_BY
     assert verdict(instructions, architecture, prlimit, 0) == ALLOWED
     assert verdict(instructions, architecture, prlimit, 1) == REFUSED_BY
+    assert verdict(instructions, architecture, prctl, 1) == REFUSED_BY  # the signal at the parent's death
+    assert verdict(instructions, architecture, prctl, 15) == ALLOWED  # a thread's name
     assert verdict(instructions, architecture, clone, 17) == ALLOWED  # SIGCHLD: a plain fork
     assert verdict(instructions, architecture, clone, 0x003D0F00) == ALLOWED  # a thread
     for namespace in (0x20000, 0x10000000, 0x20000000, 0x40000000):

@@ -41,8 +41,22 @@ def test_printed_lines_are_compared_without_spaces_at_their_ends() -> None:
     assert feedback == Feedback(
         0.0,
         (True, False),
-        "Passed 1 of 2 tests.\nTest 2: for the input 5 6 it should print 11, but printed 3.",
+        "Passed 1 of 2 tests.\nTest 2: for the input '5 6' it should print '11', but printed '3'.",
     )
+
+
+@pytest.mark.parametrize(
+    ("printed", "words"),
+    [
+        ("1\n 2\n3\n", "line 2 of its output should be '2', but is ' 2'."),
+        ("1\n2\n", "it should print 3 lines, but printed 2; as far as both go they agree."),
+        ("1\n2\n3\n4", "it should print 3 lines, but printed 4; as far as both go they agree."),
+        ("", "line 1 of its output should be '1', but is ''."),
+    ],
+)
+def test_of_several_lines_the_first_wrong_one_is_named(printed: str, words: str) -> None:
+    text = verify(f"print({printed!r}, end='')", ({"input": "3\n", "output": "1\n2\n3\n"},)).text
+    assert text == f"Passed 0 of 1 tests.\nTest 1: for the input '3' {words}"
 
 
 def test_both_kinds_of_test_stand_together_and_functions_run_apart() -> None:
@@ -57,11 +71,12 @@ def test_both_kinds_of_test_stand_together_and_functions_run_apart() -> None:
 @pytest.mark.parametrize(
     ("program", "words"),
     [
-        ("def double(x): return object()", "it returned a object that is not plain data"),
+        ("def double(x): return object()", "it returned data of type object, not plain data"),
         ("x = 1", "the program defines no function double"),
         ("def double(:", "SyntaxError"),
         ("import os\nprint('All 6 tests passed.')\nos._exit(0)", "the program ended with exit status 0."),
         ("class Any:\n    __eq__ = lambda *a: True\ndef double(x): return Any()", "not plain data"),
+        ("def double(x): return [x] * 10**6", "the program was stopped, as it printed or returned too much."),
         ("#" * 200_001, "The program has 200001 characters"),
     ],
 )

@@ -150,9 +150,9 @@ def test_an_expected_answer_that_makes_no_sense_is_refused(match, answer, words)
     "text", ["9" * 1_000_000, "1,111" * 200_000, "1," * 500_000, "-" * 1_000_000, "1e" * 500_000, "1 /" * 300_000]
 )
 def test_numbers_are_found_quickly_in_hostile_text(text):
-    start = time.monotonic()
+    start = time.process_time()
     last_number(text)
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 # Mathematics

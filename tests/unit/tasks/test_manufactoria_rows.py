@@ -205,10 +205,10 @@ def test_share_that_leaves_nothing_is_refused():
     ("arguments", "words"),
     [
         ({"families": ("contains_all",)}, "families must be among"),
-        ({"families": ()}, "families must name at least one"),
+        ({"families": ()}, "families must be null to keep all, or name at least one"),
         ({"difficulties": ("trivial",)}, "difficulties must be among"),
-        ({"train_size": 0}, "train_size must be at least 1, got 0"),
-        ({"test_size": -1}, "test_size must be at least 1, got -1"),
+        ({"train_size": 0}, "train_size must be at least 1, or null, got 0"),
+        ({"test_size": -1}, "test_size must be at least 1, or null, got -1"),
         ({"max_shown_tapes": 0}, "max_shown_tapes must be at least 1"),
         ({"val_share": 1.0}, "val_share must be in"),
         ({"val_share": float("nan")}, "val_share must be in"),

@@ -13,7 +13,8 @@ import pytest
 from resd_lightning.config import ConfigError
 from resd_lightning.records import Example, Feedback
 from resd_lightning.tasks import reasoning_gym as task_module
-from resd_lightning.tasks.reasoning_gym import EVALUATING, GymDataset, GymEntry, ReasoningGymTask, find_answer
+from resd_lightning.tasks.marked_answer import find_answer
+from resd_lightning.tasks.reasoning_gym import EVALUATING, GymDataset, GymEntry, ReasoningGymTask
 from resd_lightning.tasks.verification import Verifier
 
 LEGS = GymDataset("leg_counting", config={"max_animals": 4})
@@ -153,7 +154,7 @@ def test_a_missing_package_is_refused_when_examples_are_asked_for(monkeypatch: p
     monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     task = ReasoningGymTask((LEGS,), seed=987)
-    with pytest.raises(ConfigError, match=r"needs the extra `reasoning_gym`: pip install"):
+    with pytest.raises(ConfigError, match=r"needs the extra `reasoning-gym`: pip install"):
         task.examples("train")
 
 

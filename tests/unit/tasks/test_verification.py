@@ -132,6 +132,12 @@ def test_a_raise_is_a_failed_sample_that_says_why(response: str, said: str, veri
     assert (before.error, after.error) == ("", "")
 
 
+def test_a_raise_that_quotes_much_is_told_in_short(verifier: Verifier) -> None:
+    (failed,) = judge(verifier, f"raise {'x' * 10_000}")
+    assert failed.text.startswith("The check of this response failed: ValueError: no sense in x")
+    assert len(failed.text) < 600
+
+
 def test_an_exception_that_cannot_be_sent_between_processes_fails_its_sample_alone(verifier: Verifier) -> None:
     failed, after = judge(verifier, "raise-unpicklable", "say 123")
     assert failed.error == "raised"

@@ -96,12 +96,8 @@ class BouncingSimTask(FileTask):
         Raises:
             ConfigError: It is set, or Box2D is missing.
         """
+        self.refuse_mixture(split)
         key = f"{KEY}.{split}_path"
-        if self.train_path is not None or self.test_path is not None:
-            raise ConfigError(
-                f"{key} is not set, but the other path is: public and generated problems are not mixed. "
-                f"{self.how_to_get(split)} To hold out training problems instead, set {KEY}.val_share."
-            )
         logger.info("bouncing_sim: generating %s problems (%s); this takes a moment", split, self.difficulty)
         source: Literal["train", "test"] = "train" if split == "train" else "test"
         try:

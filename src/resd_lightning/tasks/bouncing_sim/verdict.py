@@ -53,7 +53,7 @@ def judge(tests: Sequence[PositionTest], response: str, sandbox: Sandbox, max_sh
     result = sandbox.run(Program(source, function=FUNCTION, calls=tuple((test.t,) for test in tests)))
     if not result.calls and result.ended is Ended.EXCEPTION:
         said = result.stderr.strip()[-_ERROR_CHARS:] or f"It exited with status {result.exit_status}."
-        return _no_run(tests, f"The program failed before {FUNCTION} was called, so no test passed.\n{said}")
+        return _no_run(tests, f"The program failed before {FUNCTION} had returned anything, so no test passed.\n{said}")
     verdicts = [
         _Verdict(test.t, _problem_of_call(test, result, number, sandbox.limits.wall_s))
         for number, test in enumerate(tests)
@@ -84,8 +84,8 @@ def problem_with(value: object, test: PositionTest) -> str:
     mean = sum(distances) / wanted
     if mean <= test.tolerance:
         return ""
-    off = ", ".join(f"object {number} by {distance:.1f}" for number, distance in enumerate(distances, start=1))
-    return f"the mean distance {mean:.1f} is above {test.tolerance:g}: off is {off}"
+    off = ", ".join(f"object {number} by {_far(distance)}" for number, distance in enumerate(distances, start=1))
+    return f"the mean distance {_far(mean)} is above {test.tolerance:g}: off is {off}"
 
 
 def _problem_of_call(test: PositionTest, result: SandboxResult, number: int, wall_s: float) -> str:
@@ -149,6 +149,10 @@ def _is_finite(coordinate: float) -> bool:
         return math.isfinite(coordinate)
     except OverflowError:  # an int past the floats
         return False
+
+
+def _far(distance: float) -> str:
+    return f"{distance:.1f}" if distance < 1e6 else f"{distance:.1e}"
 
 
 def _clip(value: object) -> str:

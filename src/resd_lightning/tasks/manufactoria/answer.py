@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from resd_lightning.tasks.fences import fenced_blocks
 from resd_lightning.thinking import strip_thinking
 
 
@@ -12,29 +13,7 @@ def extract_program(response: str) -> str | None:
     the block that the response leaves open; without fences, the whole text if it has a START.
     """
     text = strip_thinking(response)
-    blocks, unclosed = _fenced_blocks(text)
+    blocks = fenced_blocks(text)
     if blocks:
-        return blocks[-1]
-    if unclosed is not None:
-        return unclosed
+        return ([block for block in blocks if block.is_closed] or blocks)[-1].text
     return text if "START" in text else None
-
-
-def _fenced_blocks(text: str) -> tuple[list[str], str | None]:
-    """Return the closed blocks that hold something, and the last one if it is never closed and holds something."""
-    blocks: list[str] = []
-    inside: list[str] | None = None
-    for line in text.split("\n"):
-        fence = line.strip()
-        if not fence.startswith("```"):
-            if inside is not None:
-                inside.append(line)
-        elif inside is None or fence.strip("`"):  # a fence with a language opens a block, wherever it stands
-            inside = []
-        else:
-            block = "\n".join(inside)
-            inside = None
-            if block.strip():
-                blocks.append(block)
-    unclosed = "\n".join(inside) if inside is not None else ""
-    return blocks, unclosed if unclosed.strip() else None

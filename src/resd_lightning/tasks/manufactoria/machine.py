@@ -4,7 +4,8 @@ A tape is a string of colours, front first. Pullers take from its front, painter
 
 The interpreter rests on one observation: between two pulls only painters act, and they do not touch the front. So from
 a node and a front colour everything up to the pull is settled, and so is what follows it up to the next puller.
-Such a *stride* is computed once, when it is first taken, and then costs one lookup per symbol whatever it visits.
+Such a *stride* is computed once, when it is first taken, and then costs one lookup per symbol whatever it visits;
+`benchmarks/manufactoria.py` measures what that gains.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ END_ID: Final = "end"
 NONE_ID: Final = "NONE"
 
 Reason = Literal["none", "loop", "unknown_node"]
-_Halt = Literal["end", "none", "loop", "unknown_node"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +80,66 @@ class Visit(NamedTuple):
     tape: str
 
 
-_Stride = tuple["_Place", str, int, tuple[_Halt, str] | None]
+_Stride = tuple["_Place", str, int, tuple[Reason | None, str] | None]
 """What happens from one node, given the front colour, up to the next puller that has to look at the tape:
 
 the node it ends at; the colours painted and the number of nodes visited on the way; and, where the run halts inside the
-stride, how, and the front colour if nothing pulled it. A plain tuple: it is unpacked once per symbol.
+stride, its reason, and the front colour if nothing pulled it. A plain tuple: it is unpacked once per symbol.
 """
 
 
-class _Place:
-    """A node where strides begin, with those taken so far by front colour ("" for the empty tape)."""
+class _Place(dict[str, _Stride]):
+    """A node where strides begin, with its strides by front colour ("" for the empty tape), each computed when taken.
 
-    __slots__ = ("node", "strides")
+    Args:
+        node: The node's id.
+        nodes: The program's nodes.
+        places: All places of the program so far, by node.
+    """
 
-    def __init__(self, node: str) -> None:
+    __slots__ = ("node", "nodes", "places")
+
+    def __init__(self, node: str, nodes: Mapping[str, Node], places: dict[str, _Place]) -> None:
+        super().__init__()
         self.node = node
-        self.strides: dict[str, _Stride] = {}
+        self.nodes = nodes
+        self.places = places
+
+    def __missing__(self, front: str) -> _Stride:
+        stride = self[front] = self._stride(front)
+        return stride
+
+    def _stride(self, front: str) -> _Stride:
+        """Follow the program while the front colour alone settles the way."""
+        nodes = self.nodes
+        target = self.node
+        painted = ""
+        kept = front
+        is_pulled = False
+        # Before and after the pull each node can be visited once; past that, the way repeats itself for ever.
+        for visited in range(2 * len(nodes) + 2):
+            node = nodes.get(target)
+            if node is None:
+                return self, painted, visited + 1, (_reason_at(target), kept)
+            if not node.pulls:
+                painted += node.paints
+                target = node.routes[NEXT]
+                if node.paints and not front:  # the tape is no longer empty, so its front has changed after all
+                    return self._at(target), painted, visited + 1, None
+            elif is_pulled:
+                return self._at(target), painted, visited, None
+            elif front in node.pulls:
+                is_pulled, kept = True, ""
+                target = node.target(front)
+            else:
+                target = node.target(EMPTY)
+        return self, "", 0, ("loop", kept)
+
+    def _at(self, node: str) -> _Place:
+        place = self.places.get(node)
+        if place is None:
+            place = self.places[node] = _Place(node, self.nodes, self.places)
+        return place
 
 
 class Program:
@@ -107,22 +151,18 @@ class Program:
 
     def __init__(self, nodes: Mapping[str, Node]) -> None:
         self.nodes = nodes
-        self._places: dict[str, _Place] = {}
-        self._entry = self._place(START_ID)
+        self._entry = _Place(START_ID, nodes, {})
 
     def run(self, tape: str) -> Run:
         """Run the machine on a tape until it halts, provably loops, or has visited `NODE_LIMIT` nodes."""
         place = self._entry
         steps = 0
-        seen: set[tuple[str, str]] = set()
+        seen: set[tuple[str, str]] | None = None  # most runs need none
         while True:
             painted = ""
             symbols = iter(tape or ("",))
             for front in symbols:
-                try:
-                    place, colours, visited, halt = place.strides[front]
-                except KeyError:
-                    place, colours, visited, halt = self._take(place, front)
+                place, colours, visited, halt = place[front]
                 steps += visited
                 painted += colours
                 if halt:
@@ -130,11 +170,14 @@ class Program:
                     if reason == "loop" or steps > NODE_LIMIT:
                         return _LOOP
                     left = kept + "".join(symbols) + painted
-                    return Run(True, left, None, steps) if reason == "end" else Run(False, left, reason, steps)
+                    # What Run(...) does, without the call of a function in Python: a tenth of a short run.
+                    return tuple.__new__(Run, (reason is None, left, reason, steps))
             # One pass has used up the old tape, so what was painted is the whole tape. Place and tape are all of
             # the machine's state: seen twice, it never halts. Looking once per pass keeps the check off each step.
             tape = painted
             state = (place.node, tape)
+            if seen is None:
+                seen = set()
             if steps >= NODE_LIMIT or state in seen:
                 return _LOOP
             seen.add(state)
@@ -159,47 +202,11 @@ class Program:
             tape += node.paints
             target = node.target(branch)
 
-    def _take(self, place: _Place, front: str) -> _Stride:
-        """Compute the stride from a place, and keep it there."""
-        stride = self._stride(place, front)
-        place.strides[front] = stride
-        return stride
-
-    def _stride(self, place: _Place, front: str) -> _Stride:
-        """Follow the program from a place while the front colour alone settles the way."""
-        target = place.node
-        painted = ""
-        kept = front
-        is_pulled = False
-        # Before and after the pull each node can be visited once; past that, the way repeats itself for ever.
-        for visited in range(2 * len(self.nodes) + 2):
-            node = self.nodes.get(target)
-            if node is None:
-                return place, painted, visited + 1, (_halt_at(target), kept)
-            if not node.pulls:
-                painted += node.paints
-                target = node.target(NEXT)
-                if node.paints and not front:  # the tape is no longer empty, so its front has changed after all
-                    return self._place(target), painted, visited + 1, None
-            elif is_pulled:
-                return self._place(target), painted, visited, None
-            elif front in node.pulls:
-                is_pulled, kept = True, ""
-                target = node.target(front)
-            else:
-                target = node.target(EMPTY)
-        return place, "", 0, ("loop", kept)
-
-    def _place(self, node: str) -> _Place:
-        if node not in self._places:
-            self._places[node] = _Place(node)
-        return self._places[node]
-
 
 _LOOP: Final = Run(False, None, "loop", NODE_LIMIT)
 
 
-def _halt_at(target: str) -> _Halt:
+def _reason_at(target: str) -> Reason | None:
     if target == END_ID:
-        return "end"
+        return None
     return "none" if target == NONE_ID else "unknown_node"

@@ -1,0 +1,66 @@
+"""Chooses between the fused and the plain distillation loss, and says which it is and why."""
+
+from __future__ import annotations
+
+import logging
+
+from resd_lightning.config import ConfigError, DistillationConfig, PolicyConfig, TeacherConfig, TeacherKind
+from resd_lightning.policy.head import head_obstacle
+from resd_lightning.policy.load import BaseFacts
+from resd_lightning.policy.views import Policy
+
+logger = logging.getLogger(__name__)
+
+FUSED_FROM_VOCAB = 4096
+"""Vocabulary from which `auto` is fused. Below about 2,000 the plain loss is the faster one on a CPU."""
+
+
+def check_fused(config: DistillationConfig, teacher: TeacherConfig, policy: PolicyConfig, facts: BaseFacts) -> None:
+    """Refuse a fused loss that can't be, as far as that shows before any weight is read.
+
+    Raises:
+        ConfigError: `model.distillation.loss` is fused; the text says what it can't go with.
+    """
+    obstacle = _obstacle_in_settings(config, teacher.kind, policy.lora is not None)
+    if obstacle is None and facts.logit_transform is not None:
+        obstacle = f"the base has {facts.logit_transform}"
+    if config.loss == "fused" and obstacle is not None:
+        raise _refused(obstacle)
+
+
+def chooses_fused(config: DistillationConfig, policy: Policy) -> bool:
+    """Return whether the loss is fused: where it is asked for, or where it can be and the vocabulary is large.
+
+    Raises:
+        ConfigError: It is asked for and can't be; the text says why.
+    """
+    reason = "asked for" if config.loss == "plain" else _obstacle(config, policy)
+    if config.loss == "fused" and reason is not None:
+        raise _refused(reason)
+    vocab_size = policy.model.config.get_text_config().vocab_size
+    if config.loss == "auto" and reason is None and vocab_size < FUSED_FROM_VOCAB:
+        reason = f"a vocabulary of {vocab_size} is small"
+    if reason is None:
+        logger.info("model.distillation.loss %s: fused, %d tokens at a time", config.loss, config.chunk_tokens)
+    else:
+        logger.info("model.distillation.loss %s: plain, as %s", config.loss, reason)
+    return reason is None
+
+
+def _obstacle(config: DistillationConfig, policy: Policy) -> str | None:
+    in_settings = _obstacle_in_settings(config, policy.teacher_config.kind, policy.has_adapters)
+    return in_settings or head_obstacle(policy)
+
+
+def _obstacle_in_settings(config: DistillationConfig, teacher: TeacherKind, has_adapters: bool) -> str | None:
+    if config.top_k is None:
+        return "model.distillation.top_k null compares the whole vocabulary"
+    if teacher == "trust_region":
+        return "model.teacher.kind trust_region mixes whole logits"
+    if not has_adapters:
+        return "model.policy.lora null trains the output head"
+    return None
+
+
+def _refused(obstacle: str) -> ConfigError:
+    return ConfigError(f"model.distillation.loss fused can't be: {obstacle}; set it to auto or plain")
