@@ -136,9 +136,13 @@ class ResdCLI(LightningCLI):
         if is_fit:
             arguments |= derived_arguments(self.datamodule.num_updates, self.datamodule.inner_updates)
             observers = [
+                lines.WatchLoss(),
+                lines.WatchPlaybook(),
+                lines.CountSuccesses(self.folder),
                 lines.RecordMetrics(self.folder),
                 lines.StopAtBudget(self.folder, self._get(self.config_init, "budget")),
                 lines.WriteTranscripts(self.folder),
+                lines.WriteDiagnostics(self.folder),
                 lines.TensorBoardText(),
                 lines.ValidateFirst(self.folder),
                 lines.KeepCheckpoints(self.folder, self.options),

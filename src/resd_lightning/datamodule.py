@@ -21,6 +21,7 @@ from resd_lightning.records import (
     Completion,
     Example,
     ExampleBatch,
+    Feedback,
     MicroBatch,
     Purpose,
     Rollout,
@@ -305,11 +306,16 @@ class RolloutDataModule(LightningDataModule):
         )
         done = [(e, s, c) for (e, s), c in zip(asked, completions, strict=True) if not c.is_skipped]
         # What observes has its time apart: it may fall into the same update as the training rollouts' verification.
-        with self.costs.timed("rescore" if purpose == Purpose.RESCORE else "verify"):
-            feedback = spread(
-                lambda share: self._verifier.verify([e for e, _, _ in share], [c.text for _, _, c in share]), done
-            )
+        phase = "rescore" if purpose == Purpose.RESCORE else "verify"
+        feedback = self.verify([(e, c.text) for e, _, c in done], phase=phase)
         return [Rollout(e, s, c, f) for (e, s, c), f in zip(done, feedback, strict=True)]
+
+    def verify(self, responses: Sequence[tuple[Example, str]], *, phase: str) -> list[Feedback]:
+        """Return one feedback per response, in order and on every rank; the time goes to `phase`."""
+        with self.costs.timed(phase):
+            return spread(
+                lambda share: self._verifier.verify([e for e, _ in share], [text for _, text in share]), responses
+            )
 
     def generate(
         self,

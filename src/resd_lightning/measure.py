@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from resd_lightning.context.prompts import SECTION_NAMES
 from resd_lightning.context.store import ContextStore
 from resd_lightning.records import UpdateRecord
 from resd_lightning.tasks.base import JudgesLessons, Task
-
-SECTIONS = ("playbook", "reflection", "trial", "feedback", "solution")
 
 
 def measure_rollouts(record: UpdateRecord, num_requested: int) -> None:
@@ -47,7 +46,7 @@ def measure_context(record: UpdateRecord, context: ContextStore, task: Task) -> 
         "teacher/prompt_tokens": sum(len(prompt.token_ids) for prompt in prompts) / shown,
         "teacher/skipped": float(sum(prompt.is_skipped for prompt in prompts)),
     }
-    for section in SECTIONS:
+    for section in SECTION_NAMES:
         record.metrics[f"teacher/{section}_share"] = sum(section in prompt.sections for prompt in prompts) / shown
     judged = [
         is_true

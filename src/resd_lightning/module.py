@@ -28,7 +28,7 @@ from resd_lightning.config import (
     TeacherPromptConfig,
     require,
 )
-from resd_lightning.context.prompts import PromptTemplates
+from resd_lightning.context.prompts import PromptTemplates, Sections
 from resd_lightning.context.store import ContextStore
 from resd_lightning.context.teacher_prompt import build_teacher_prompt, choose_sections, choose_solution, plain_prompt
 from resd_lightning.metrics import BestAtK, MeanAtK
@@ -123,6 +123,8 @@ class ResdModule(LightningModule):
         self._step_metrics: dict[str, float] = {}
         self._batch_started_s = 0.0
         self._skipped_prompts = 0
+        self.observed: dict[str, float] = {}
+        """What observers add to the numbers of the evaluation in progress."""
         self.scores = nn.ModuleDict(
             {
                 "per_task/mean_at_k": MeanAtK(),
@@ -215,18 +217,21 @@ class ResdModule(LightningModule):
         return [self._teacher_prompt(rollout, record) for rollout in record.rollouts]
 
     def _teacher_prompt(self, rollout: Rollout, record: UpdateRecord) -> TeacherPrompt:
+        return build_teacher_prompt(
+            rollout,
+            self.teacher_sections(rollout, record),
+            self.templates,
+            lambda messages: encode_prompt(self.tokenizer, messages),
+            self.teacher_prompt_config.max_tokens,
+        )
+
+    def teacher_sections(self, rollout: Rollout, record: UpdateRecord) -> Sections:
+        """Return what the teacher may be told about a rollout, before it is fitted to the prompt's limit."""
         config = self.teacher_prompt_config
         example_id = rollout.example.id
         peers = record.with_example(example_id)
         solution = choose_solution(rollout, peers, self.context.solution(example_id), config)
-        sections = choose_sections(rollout, self.context.playbook(example_id).entries, solution, config)
-        return build_teacher_prompt(
-            rollout,
-            sections,
-            self.templates,
-            lambda messages: encode_prompt(self.tokenizer, messages),
-            config.max_tokens,
-        )
+        return choose_sections(rollout, self.context.playbook(example_id).entries, solution, config)
 
     def on_fit_start(self) -> None:
         """Choose how the distillation loss is computed, before anything is sampled."""
@@ -237,17 +242,19 @@ class ResdModule(LightningModule):
         self.objective.begin_update()
         self._loss_sum = torch.zeros((), device=self.device)
 
-    def training_step(self, batch: MicroBatch, batch_idx: int) -> Float[Tensor, ""]:
-        """Return this micro-batch's part of the loss, scaled against what Lightning and DDP average away.
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Return this micro-batch's part of the loss, and for observers what it was made of, per token.
 
-        Lightning divides by `accumulate_grad_batches` and the gradient all-reduce by the world size; the parts of an
-        update are meant to add up.
+        The loss is scaled against what Lightning and DDP average away: Lightning divides by `accumulate_grad_batches`
+        and the gradient all-reduce by the world size; the parts of an update are meant to add up.
         """
         # Among several ranks a filler runs as any batch does: others may wait for its forward.
         is_nothing = batch.is_filler and self.trainer.world_size == 1
-        loss = self.loaded_policy.zero() if is_nothing else self.objective.loss(self.loaded_policy, batch)
+        objective = self.objective
+        loss = self.loaded_policy.zero() if is_nothing else objective.loss(self.loaded_policy, batch)
         self._loss_sum += loss.detach()
-        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+        scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return {"loss": loss * scale, **objective.take_token_facts()}
 
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
         """Start the clock of the update's gradient part."""
@@ -290,8 +297,8 @@ class ResdModule(LightningModule):
 
     # Evaluation
 
-    def validation_step(self, batch: ExampleBatch, batch_idx: int) -> None:
-        """Sample several responses per prompt and score them, per task and per test case.
+    def validation_step(self, batch: ExampleBatch, batch_idx: int) -> dict[str, list[Rollout]]:
+        """Sample several responses per prompt and score them, per task and per test case; observers get the rollouts.
 
         A prompt longer than its limit has no responses: it is left out of the means and counted.
         """
@@ -305,6 +312,7 @@ class ResdModule(LightningModule):
             test = torch.tensor([[rollout.feedback.share_passed for rollout in own]], device=self.device)
             for metric, scores in zip(self._score_metrics().values(), (task, task, test, test), strict=True):
                 metric.update(scores)
+        return {"rollouts": rollouts}
 
     test_step = validation_step
 
@@ -320,7 +328,8 @@ class ResdModule(LightningModule):
             if metric.update_called  # not where every prompt was too long
         }
         values[f"{prefix}/skipped"] = float(self._skipped_prompts)
-        self._skipped_prompts = 0
+        values |= self.observed
+        self._skipped_prompts, self.observed = 0, {}
         for metric in self._score_metrics().values():
             metric.reset()
         return values

@@ -41,6 +41,7 @@ class Purpose(StrEnum):
     VALIDATE = "validate"
     PREDICT = "predict"
     RESCORE = "rescore"
+    DIAGNOSE = "diagnose"
 
 
 @dataclass(frozen=True)
@@ -247,6 +248,9 @@ class UpdateRecord:
         update: Number of the update, counted from 0.
         rollouts: The update's rollouts, in prompt order then sample order; the same on every rank.
         metrics: Scalars of the update by name.
+
+    Attributes:
+        observations: What observers saw beyond scalars, each a plain object with its `kind`; for diagnostics.jsonl.
     """
 
     def __init__(self, update: int, rollouts: list[Rollout], metrics: dict[str, float]) -> None:
@@ -256,6 +260,7 @@ class UpdateRecord:
         self.answers: list[Answer] = []
         self.operations: list[Mapping[str, object]] = []
         self.teacher_prompts: list[TeacherPrompt] = []
+        self.observations: list[Mapping[str, object]] = []
 
     def count(self, name: str, amount: float = 1) -> None:
         """Add to a metric that starts at zero."""
@@ -301,6 +306,7 @@ class DistillBatch:
         teacher_mask: True at the teacher's real tokens.
         response_mask: (batch, time), True at real response tokens.
         coefficients: (batch,) fp32; a sequence's share of the update's loss per unit of token loss.
+        rollouts: Each row's index among the update's rollouts; empty for a batch that only fills a slot.
         is_filler: It weighs nothing and is there to fill a slot.
     """
 
@@ -312,6 +318,7 @@ class DistillBatch:
         teacher_mask: Bool[Tensor, "batch teacher_time"],
         response_mask: Bool[Tensor, "batch time"],
         coefficients: Float[Tensor, " batch"],
+        rollouts: Sequence[int] = (),
         is_filler: bool = False,
     ) -> None:
         self.student_ids = student_ids
@@ -320,6 +327,7 @@ class DistillBatch:
         self.teacher_mask = teacher_mask
         self.response_mask = response_mask
         self.coefficients = coefficients
+        self.rollouts = tuple(rollouts)
         self.is_filler = is_filler
 
     def to(self, device: torch.device, non_blocking: bool = False) -> DistillBatch:

@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "transcripts.jsonl"
 
     @property
+    def diagnostics(self) -> Path:
+        """What observers saw beyond scalars, one JSON object each; see docs/diagnostics.md."""
+        return self.path / "diagnostics.jsonl"
+
+    @property
     def predictions(self) -> Path:
         """What `resd predict` wrote, one JSON object per response."""
         return self.path / "predictions.jsonl"
@@ -96,6 +101,7 @@ class RunFolder:
             self.config,
             self.metrics,
             self.transcripts,
+            self.diagnostics,
             self.predictions,
             self.evaluations,
             self.benchmarks,

@@ -24,6 +24,8 @@ SHOWN_METRICS = (
     "train/loss",
     "rollout/truncated_share",
     "teacher/enriched_share",
+    "in_context/full",
+    "in_context/headroom",
     "playbook/size",
     "playbook/true_share",
     "grpo/groups_without_signal",

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from resd_lightning.module import ResdModule
 
 PACKAGES = ("resd-lightning", "torch", "lightning", "transformers", "peft", "bitsandbytes")
-LOWER_IS_BETTER = ("train/loss", "train/grad_norm", "teacher/lag", "verify/", "grpo/", "forgetting/forgotten")
+LOWER_IS_BETTER = (
+    "train/loss",
+    "train/grad_norm",
+    "loss/",
+    "val/solved_0_of_",
+    "teacher/lag",
+    "verify/",
+    "grpo/",
+    "forgetting/forgotten",
+)
 LOWER_IS_BETTER_ENDS = ("skipped", "truncated", "truncated_share", "prompt_too_long")
 SPENT = ("time/", "tokens/", "requests/", "prompts/")
 

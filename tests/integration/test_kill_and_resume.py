@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import make_tiny_base
 
@@ -106,7 +107,7 @@ def assert_same_state(one: object, other: object, where: str) -> None:
 
 
 def quickstart(run_dir: Path) -> list[str]:
-    files = [f"--config={CONFIGS / name}" for name in ("quickstart.yaml", "quickstart_ci.yaml")]
+    files = [f"--config={CONFIGS / name}" for name in ("quickstart.yaml", "quickstart_ci.yaml", "diagnostics.yaml")]
     options = ["--data.max_batches=3", "--data.inner_updates=2", f"--run_dir={run_dir}"]
     return [sys.executable, "-m", "resd_lightning", "fit", *files, *options]
 
@@ -133,7 +134,8 @@ def assert_same_run(whole: Path, killed: Path) -> dict[str, Any]:
     for part in ("resd", "optimizer_states", "lr_schedulers", "callbacks", "epoch", "global_step"):
         assert_same_state(one[part], other[part], part)
     assert without_times(jsonl(whole / "metrics.jsonl")) == without_times(jsonl(killed / "metrics.jsonl"))
-    assert jsonl(whole / "transcripts.jsonl") == jsonl(killed / "transcripts.jsonl")
+    for name in ("transcripts.jsonl", "diagnostics.jsonl"):
+        assert jsonl(whole / name) == jsonl(killed / name)
     if (whole / "forgetting.jsonl").exists():
         assert jsonl(whole / "forgetting.jsonl") == jsonl(killed / "forgetting.jsonl")
     assert (whole / "playbook.json").read_text() == (killed / "playbook.json").read_text()
@@ -176,3 +178,29 @@ def test_a_killed_quickstart_resumes_to_the_bit(tmp_path: Path) -> None:
     one = assert_same_run(whole, killed)
     assert len(one["resd"]["context"]["playbooks"][""]["entries"]) > 2
     assert jsonl(whole / "metrics.jsonl")[-1]["updates_done"] == 6
+    kinds = {line["kind"] for line in jsonl(whole / "diagnostics.jsonl")}
+    assert kinds == {"successes", "in_context", "probe", "token_losses"}
+    events = EventAccumulator(str(whole / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    steps = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
+    assert steps["successes_per_prompt"] == [0, 2, 4, 6]
+    assert steps["token_losses/failure"] == [1, 3, 5]
+
+
+def test_a_run_with_all_diagnostics_ends_as_one_without_to_the_bit(tmp_path: Path) -> None:
+    base = make_tiny_base(tmp_path / "base")
+    plain, observed = tmp_path / "plain", tmp_path / "observed"
+    run(arguments(base, plain, "none"), tmp_path / "plain.log")
+    diagnostics = f"--config={CONFIGS / 'diagnostics.yaml'}"
+    run([*arguments(base, observed, "none"), diagnostics], tmp_path / "observed.log")
+    checkpoints = [
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True, map_location="cpu")
+        for folder in (plain, observed)
+    ]
+    for part in ("resd", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+        assert_same_state(checkpoints[0][part], checkpoints[1][part], part)
+    assert jsonl(plain / "transcripts.jsonl") == jsonl(observed / "transcripts.jsonl")
+    lines = [without_times(jsonl(folder / "metrics.jsonl")) for folder in (plain, observed)]
+    assert all(one.items() <= other.items() for one, other in zip(*lines, strict=True))
+    assert any("in_context/full" in line and "attribution/all" in line for line in lines[1])
+    assert {line["requests/rollout"] for line in lines[1] if line["phase"] == "train"} == {4}

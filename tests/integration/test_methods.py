@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from toy import ALGORITHM_1, Lines, Run, Toy, merged_logits
 
-from resd_lightning.callbacks import RecordMetrics, SwitchObjective, SyncTeacher, WriteTranscripts
+from resd_lightning.callbacks import RecordMetrics, SwitchObjective, SyncTeacher, WatchLoss, WriteTranscripts
 from resd_lightning.config import ContextConfig, DistillationConfig, GrpoConfig, TeacherConfig, TeacherPromptConfig
 from resd_lightning.records import DistillBatch, GrpoBatch
 from resd_lightning.run_folder import RunFolder, read_lines
@@ -224,8 +224,9 @@ def together(base: Path, **changes: object) -> Toy:
 
 def test_a_mixture_is_the_weighted_sum_and_asks_for_no_context_once_the_weight_is_gone(tiny_base: Path) -> None:
     options = {"objective": "mixture", "mixture_updates": 2}
-    run = together(tiny_base, rollouts_per_prompt=4, options=options).run()
+    run = together(tiny_base, rollouts_per_prompt=4, options=options, observers=(WatchLoss(),)).run()
     assert [moment.record.metrics["mixture/distillation_weight"] for moment in run.moments] == [1.0, 0.5, 0.0, 0.0]
+    assert ["loss/divergence" in moment.record.metrics for moment in run.moments] == [True, True, False, False]
     assert [len(run.asked_for("reflect", update)) for update in range(4)] == [10, 10, 0, 0]
     for update, (moment, weight) in enumerate(zip(run.moments, (1.0, 0.5, 0.0, 0.0), strict=True)):
         advantages = [REST, ONE, REST, REST] * 2 + [0.0] * 4
@@ -239,10 +240,11 @@ def test_a_mixture_is_the_weighted_sum_and_asks_for_no_context_once_the_weight_i
 
 def test_after_the_switch_only_rollouts_cost_tokens_and_there_are_more_of_them(tiny_base: Path) -> None:
     switch = SwitchObjective(rollouts_per_prompt=4, success_rate=None, at_update=2)
-    run = together(tiny_base, observers=(switch,)).run()
+    run = together(tiny_base, observers=(switch, WatchLoss())).run()
     assert [len(run.asked_for("rollout", update)) for update in range(4)] == [3, 3, 12, 12]
     assert [len(run.asked_for("reflect", update)) for update in range(4)] == [3, 3, 0, 0]
     assert [moment.record.metrics["switch/is_on"] for moment in run.moments] == [0, 0, 1, 1]
+    assert ["loss/divergence" in moment.record.metrics for moment in run.moments] == [True, True, False, False]
     # Slots for twelve rollouts, two at a time, from the first update on
     assert [len(moment.batches) for moment in run.moments] == [6] * 4
     assert [isinstance(moment.batches[0], GrpoBatch) for moment in run.moments] == [False, False, True, True]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -44,6 +46,12 @@ from resd_lightning.training import derived_arguments
 ALGORITHM_1 = (ConcisePlaybook, ReflectOnFailures, TagSuccesses, CuratePlaybook, CacheSolutions, SyncTeacher)
 LORA = LoraSettings(rank=2, alpha=4)
 
+SECTION_STARTS = {
+    "playbook": "Lessons learned",
+    "solution": "For reference, a correct response",
+    "reflection": "Key insight:",
+}
+
 Lines = Mapping[tuple[str, int, str], str | tuple[str, ...]]
 
 
@@ -70,7 +78,8 @@ class SumTask(Task):
 class Script:
     """Answers by (purpose, update, example), one text or one per sample; a request it doesn't know ends the test.
 
-    In validation, v1 is always answered rightly and v2 by its first sample only.
+    In validation, v1 is always answered rightly and v2 by its first sample only. Diagnostics are answered by
+    `teachers_answer`, which draws from the global random streams as no answer should.
     """
 
     def __init__(self, lines: Lines) -> None:
@@ -80,9 +89,20 @@ class Script:
     def __call__(self, purpose: str, update: int, example_id: str, sample: int, messages: Sequence[Message]) -> str:
         if purpose == "validate":
             return {"v1": "2", "v2": "3" if sample == 0 else "4"}[example_id]
+        if purpose == "diagnose":
+            return teachers_answer(messages[-1]["content"])
         self.asked.append((purpose, update, example_id, sample))
         answer = self.lines[purpose, update, example_id]
         return answer if isinstance(answer, str) else answer[sample]
+
+
+def teachers_answer(prompt: str) -> str:
+    """Right behind a solution, and behind a reflection that stands beside a playbook."""
+    torch.rand(3), random.random()
+    shown = {name: start in prompt for name, start in SECTION_STARTS.items()}
+    if shown["solution"] or (shown["reflection"] and shown["playbook"]):
+        return str(1 + int(re.search(r"What is 1 \+ (\d+)\?", prompt)[1]))
+    return "0"
 
 
 @dataclass
@@ -192,6 +212,7 @@ class Toy:
     rollouts_per_prompt: int = 1
     max_batches: int | None = None
     max_prompt_tokens: int = 1024
+    lora: LoraSettings = LORA
     options: Mapping[str, object] = field(default_factory=dict)
     """Further arguments of the module."""
 
@@ -201,7 +222,7 @@ class Toy:
         return replace(self, callbacks=kept, **changes)
 
     def policy_config(self) -> PolicyConfig:
-        return PolicyConfig(str(self.base), dtype="float32", lora=LORA)
+        return PolicyConfig(str(self.base), dtype="float32", lora=self.lora)
 
     def run(self) -> Run:
         """Fit in this process on the CPU, K = 2."""

@@ -27,7 +27,7 @@ LAYERS = (
         "run_folder",
         "summary",
     },
-    {"algorithm", "training", "measure"},
+    {"algorithm", "training", "measure", "diagnostics"},
     {"module", "datamodule"},
     {"callbacks"},
     {"cli", "checkpoint", "compare", "export", "forgetting", "harness", "show"},

@@ -75,4 +75,13 @@ def test_playbook_keys_are_each_once_in_prompt_order() -> None:
 
 
 def test_purposes_are_the_words_that_scripts_and_metrics_use() -> None:
-    assert [str(p) for p in Purpose] == ["rollout", "reflect", "tag", "curate", "validate", "predict", "rescore"]
+    assert [str(p) for p in Purpose] == [
+        "rollout",
+        "reflect",
+        "tag",
+        "curate",
+        "validate",
+        "predict",
+        "rescore",
+        "diagnose",
+    ]

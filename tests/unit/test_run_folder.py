@@ -88,6 +88,7 @@ def test_deleting_a_run_spares_what_isnt_the_runs(tmp_path: Path) -> None:
         folder.config,
         folder.metrics,
         folder.transcripts,
+        folder.diagnostics,
         folder.predictions,
         folder.summary,
         folder.playbook,

@@ -25,7 +25,13 @@ SMOLLM2 = (
 MICRO_WORLD = ("model/micro.yaml", "task/tape_machines.yaml", "method/resd.yaml", "trainer/cpu.yaml")
 OVER_THE_QUICKSTART = [
     ("quickstart.yaml", name)
-    for name in ("quickstart_ci.yaml", "model/micro_nf4.yaml", "model/micro_full.yaml", *SHIPPED["method"])
+    for name in (
+        "quickstart_ci.yaml",
+        "diagnostics.yaml",
+        "model/micro_nf4.yaml",
+        "model/micro_full.yaml",
+        *SHIPPED["method"],
+    )
 ]
 
 Options = dict[str, dict[str, dict[str, object]]]
@@ -64,6 +70,16 @@ def test_every_shipped_composition_is_a_valid_configuration(
     options = parse(monkeypatch, *names)
     assert str(options["data"]["task"]["class_path"]).startswith("resd_lightning.tasks.")
     assert isinstance(options["trainer"]["callbacks"], list)
+
+
+def test_diagnostics_are_added_behind_the_lines_of_the_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    callbacks = [
+        cast("list[dict[str, str]]", parse(monkeypatch, "quickstart.yaml", *laid_over)["trainer"]["callbacks"])
+        for laid_over in ([], ["diagnostics.yaml"])
+    ]
+    assert callbacks[1][:6] == callbacks[0]
+    added = [callback["class_path"].rpartition(".")[2] for callback in callbacks[1][6:]]
+    assert added == ["SampleTeacher", "ProbeTokens", "DrawPictures"]
 
 
 def test_the_quickstart_is_the_composition_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:

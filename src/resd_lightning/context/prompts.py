@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,8 @@ from resd_lightning.context.playbook import SECTIONS, PlaybookEntry
 from resd_lightning.records import Message, Reflection
 
 TemplateName = Literal["teacher", "reflect", "tag", "curate"]
+SectionName = Literal["playbook", "reflection", "trial", "feedback", "solution"]
+SECTION_NAMES: tuple[SectionName, ...] = ("playbook", "reflection", "trial", "feedback", "solution")
 MICRO = "micro"
 TEMPLATES: tuple[TemplateName, ...] = ("teacher", "reflect", "tag", "curate")
 
@@ -49,6 +51,27 @@ class Sections:
             "solution": bool(self.solution),
         }
         return frozenset(name for name, is_held in held.items() if is_held)
+
+    def without(self, name: SectionName) -> Sections:
+        """Return the same without one section."""
+        match name:
+            case "playbook":
+                return replace(self, entries=())
+            case "reflection":
+                return replace(self, reflection=None)
+            case "trial":
+                return replace(self, trial="")
+            case "feedback":
+                return replace(self, feedback="")
+            case "solution":
+                return replace(self, solution="")
+
+    def only(self, name: SectionName) -> Sections:
+        """Return the same with one section alone."""
+        kept = self
+        for other in SECTION_NAMES:
+            kept = kept if other == name else kept.without(other)
+        return kept
 
 
 class PromptTemplates:

@@ -17,8 +17,9 @@ def make_batch(
     responses: Sequence[Sequence[int]],
     coefficients: Sequence[float],
     pad_id: int,
+    rollouts: Sequence[int] = (),
 ) -> DistillBatch:
-    """Return the padded tensors of some rollouts; all sequences of tokens must be non-empty."""
+    """Return the padded tensors of some rollouts, numbered as the update does; no sequence of tokens may be empty."""
     student_ids, student_mask = beside(student_prompts, responses, pad_id)
     teacher_ids, teacher_mask = beside(teacher_prompts, responses, pad_id)
     return DistillBatch(
@@ -28,6 +29,7 @@ def make_batch(
         teacher_mask,
         response_mask(responses),
         torch.tensor(coefficients, dtype=torch.float32),
+        rollouts,
     )
 
 
@@ -45,6 +47,33 @@ def response_logits(
     output = model(**_inputs(ids, mask), logits_to_keep=response_time + 1)
     logits: Float[Tensor, "batch time vocab"] = output.logits
     return logits[:, :-1]  # the last position predicts past the response: (B, T + 1, V) -> (B, T, V)
+
+
+def logits_at(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    response: Sequence[int],
+    places: Sequence[int],
+    pad_id: int,
+    device: torch.device,
+) -> Float[Tensor, "prompt place vocab"]:
+    """Return the logits that predict some of a response's tokens behind each of several prompts.
+
+    Args:
+        model: Reads prompt and response in one forward pass; logits of other places are never computed.
+        prompts: Tokens of each prompt.
+        response: The response's tokens.
+        places: Which of them to predict, by their index in the response.
+        pad_id: Token that fills the padding.
+        device: The model's.
+    """
+    ids, mask = beside(prompts, [response] * len(prompts), pad_id)
+    before = ids.shape[1] - len(response) - 1  # the column that predicts the response's first token
+    keep = torch.tensor(places, device=device) + before
+    logits: Float[Tensor, "prompt place vocab"] = model(
+        **_inputs(ids.to(device), mask.to(device)), logits_to_keep=keep
+    ).logits
+    return logits
 
 
 def response_mask(responses: Sequence[Sequence[int]]) -> Bool[Tensor, "batch time"]:

@@ -8,7 +8,7 @@ computes the same numbers without ever holding (tokens x vocabulary).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,10 +26,15 @@ class DistillationLoss:
         loss: The mean of `per_token` over the mask's tokens; zero where the mask selects none.
         per_token: (batch, time), in nats: the divergence at each response token, times its sequence's weight; zero at
             padding. Other reductions start from here.
+        clipped_share: (batch, time), the share of the compared buckets whose ratio was clipped; None where the whole
+            vocabulary is compared, since counting would take memory of that size.
+        clipped_mass: (batch, time), the student's probability in those buckets; None likewise.
     """
 
     loss: Float[Tensor, ""]
     per_token: Float[Tensor, "batch time"]
+    clipped_share: Float[Tensor, "batch time"] | None = None
+    clipped_mass: Float[Tensor, "batch time"] | None = None
 
 
 def distillation_loss(
@@ -71,8 +76,9 @@ def distillation_loss(
         top_k,
         tail,
     )
-    token_loss = divergence(student_logp, clip_teacher(teacher_logp, student_logp, clip_min, clip_max), alpha)
-    return collect_token_losses(token_loss, mask, weights)
+    clipped_logp = clip_teacher(teacher_logp, student_logp, clip_min, clip_max)
+    result = collect_token_losses(divergence(student_logp, clipped_logp, alpha), mask, weights)
+    return result if top_k is None else count_clipped(result, student_logp, teacher_logp, clipped_logp, mask)
 
 
 def topk_log_probs(
@@ -160,10 +166,29 @@ def collect_token_losses(
     """
     if weights is not None:
         token_loss = token_loss * weights.to(token_loss).unsqueeze(1).expand_as(mask)[mask]
-    # (token,) -> (batch, time)
-    per_token = token_loss.new_zeros(mask.shape).masked_scatter(mask, token_loss)
     # An empty sum is a zero that still hangs on the graph; dividing it by one instead of by no tokens keeps it a zero.
-    return DistillationLoss(loss=token_loss.sum() / max(token_loss.numel(), 1), per_token=per_token)
+    return DistillationLoss(loss=token_loss.sum() / max(token_loss.numel(), 1), per_token=at_mask(token_loss, mask))
+
+
+def count_clipped(
+    result: DistillationLoss,
+    student_logp: Float[Tensor, "token bucket"],
+    teacher_logp: Float[Tensor, "token bucket"],
+    clipped_logp: Float[Tensor, "token bucket"],
+    mask: Bool[Tensor, "batch time"],
+) -> DistillationLoss:
+    """Add to a loss what its clip did, without gradient."""
+    is_clipped = clipped_logp != teacher_logp
+    return replace(
+        result,
+        clipped_share=at_mask(is_clipped.sum(dim=-1) / is_clipped.shape[-1], mask),
+        clipped_mass=at_mask(student_logp.detach().exp().masked_fill(~is_clipped, 0).sum(dim=-1), mask),
+    )
+
+
+def at_mask(values: Float[Tensor, " token"], mask: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+    """Return values in the places of the mask's Trues, in row-major order, and zero elsewhere."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)  # (token,) -> (batch, time)
 
 
 def divergence_name(alpha: float) -> str:

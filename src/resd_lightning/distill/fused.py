@@ -29,6 +29,7 @@ from resd_lightning.distill.divergence import (
     check_divergence_settings,
     clip_teacher,
     collect_token_losses,
+    count_clipped,
     divergence,
 )
 
@@ -91,8 +92,9 @@ def fused_distillation_loss(
     student = _reduce(student_hidden[mask], student_head, top_k, with_rest, chunk_tokens)
     teacher = _reduce(teacher_hidden.detach()[mask], teacher_head, student.indices, with_rest, chunk_tokens)
     student_logp, teacher_logp = student.bucket_logp(exact_tail), teacher.bucket_logp(exact_tail)
-    token_loss = divergence(student_logp, clip_teacher(teacher_logp, student_logp, clip_min, clip_max), alpha)
-    return collect_token_losses(token_loss, mask, weights)
+    clipped_logp = clip_teacher(teacher_logp, student_logp, clip_min, clip_max)
+    result = collect_token_losses(divergence(student_logp, clipped_logp, alpha), mask, weights)
+    return count_clipped(result, student_logp, teacher_logp, clipped_logp, mask)
 
 
 def token_log_probs(

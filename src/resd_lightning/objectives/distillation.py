@@ -36,6 +36,7 @@ class DistillationObjective(Objective[DistillBatch]):
         super().__init__()
         self.config = config
         self.is_fused: bool | None = None
+        self._token_facts: dict[str, Float[Tensor, "batch time"]] = {}
         self.check_vocabulary(None)
 
     def check_vocabulary(self, vocab_size: int | None) -> None:
@@ -92,6 +93,7 @@ class DistillationObjective(Objective[DistillBatch]):
                 [rollouts[i].completion.token_ids for i in chunk],
                 [coefficients[i] for i in chunk],
                 pad_id,
+                chunk,
             )
             for chunk in deal(counted, micro_batch_size, rank, world_size)
         ]
@@ -109,7 +111,18 @@ class DistillationObjective(Objective[DistillBatch]):
         if self.is_fused is None:
             self.choose_loss(policy)
         result = self._fused_loss(policy, batch) if self.is_fused else self._plain_loss(policy, batch)
+        facts = {
+            "divergence": result.per_token.detach(),
+            "clipped_share": result.clipped_share,
+            "clipped_mass": result.clipped_mass,
+        }
+        self._token_facts = {name: values for name, values in facts.items() if values is not None}
         return (result.per_token.sum(dim=-1) * batch.coefficients).sum()  # (B, T) -> (B,) -> ()
+
+    def take_token_facts(self) -> dict[str, Float[Tensor, "batch time"]]:
+        """Return divergence and, where the loss tells, what was clipped; see `Objective`."""
+        facts, self._token_facts = self._token_facts, {}
+        return facts
 
     def _plain_loss(self, policy: Policy, batch: DistillBatch) -> DistillationLoss:
         time = batch.response_mask.shape[1]
@@ -148,16 +161,6 @@ class DistillationObjective(Objective[DistillBatch]):
 
     @staticmethod
     def teacher_logits(policy: Policy, batch: DistillBatch) -> Float[Tensor, "batch time vocab"]:
-        """Return the frozen-context teacher's logits on the student's own tokens, without gradient.
-
-        A trust-region teacher mixes the initial model's logits with the current student's, both behind the enriched
-        prompt, before any softmax.
-        """
+        """Return the frozen-context teacher's logits on the student's own tokens, without gradient."""
         time = batch.response_mask.shape[1]
-        with policy.as_teacher() as model:
-            logits = response_logits(model, batch.teacher_ids, batch.teacher_mask, time)
-        if policy.teacher_config.kind != "trust_region":
-            return logits
-        with policy.frozen("student") as model:
-            student = response_logits(model, batch.teacher_ids, batch.teacher_mask, time)
-        return torch.lerp(logits.float(), student.float(), policy.teacher_config.trust_region_rate)
+        return policy.teacher_logits(lambda model: response_logits(model, batch.teacher_ids, batch.teacher_mask, time))

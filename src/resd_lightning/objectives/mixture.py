@@ -84,3 +84,7 @@ class MixtureObjective(Objective[MicroBatch]):
         if isinstance(batch, DistillBatch):
             return self.distillation.loss(policy, batch)
         return self.grpo.loss(policy, batch)
+
+    def take_token_facts(self) -> dict[str, Float[Tensor, "batch time"]]:
+        """Return those of the distillation, where it has had the latest turn."""
+        return self.distillation.take_token_facts()

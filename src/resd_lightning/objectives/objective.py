@@ -68,6 +68,10 @@ class Objective(ABC, Generic[BatchT]):
     def loss(self, policy: Policy, batch: BatchT) -> Float[Tensor, ""]:
         """Return this micro-batch's part of the update's loss; the parts add up to it."""
 
+    def take_token_facts(self) -> dict[str, Float[Tensor, "batch time"]]:
+        """Return, once, what the latest loss had at hand anyway, by name: per token, detached, zero at padding."""
+        return {}
+
     def _add(self, name: str, part: Float[Tensor, ""]) -> None:
         """Add a micro-batch's part to one of the sums."""
         self._sums[name] = self._sums.get(name, torch.zeros_like(part)) + part.detach()

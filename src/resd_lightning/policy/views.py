@@ -173,6 +173,19 @@ class Policy(nn.Module):
         """Yield the frozen teacher; short for ``frozen("teacher")``."""
         return self.frozen(TEACHER)
 
+    def teacher_logits(self, forward: Callable[[nn.Module], Tensor]) -> Tensor:
+        """Return the frozen teacher's logits, `forward` being what a model makes of some tokens.
+
+        A trust-region teacher mixes the initial model's logits with the current student's before any softmax.
+        """
+        with self.as_teacher() as model:
+            logits = forward(model)
+        if self.teacher_config.kind != "trust_region":
+            return logits
+        with self.frozen(STUDENT) as model:
+            student = forward(model)
+        return torch.lerp(logits.float(), student.float(), self.teacher_config.trust_region_rate)
+
     def _whole_model(self, who: View) -> PreTrainedModel | PeftModel:
         # Without adapters `base` is asked for only where the teacher still is the start: the module refuses the rest.
         return self.model if who == STUDENT else self._copies[TEACHER].to(self.device)

@@ -18,7 +18,7 @@ class ScriptedEngine(Engine):
 
     Args:
         script: Returns the response's text. Purpose is one of rollout, reflect, tag, curate, validate, predict,
-            rescore.
+            rescore, diagnose.
     """
 
     def __init__(self, script: Script) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from resd_lightning.config import ConfigError
 from resd_lightning.context.playbook import PlaybookEntry
-from resd_lightning.context.prompts import TEMPLATES, PromptTemplates, Sections
+from resd_lightning.context.prompts import SECTION_NAMES, TEMPLATES, PromptTemplates, Sections
 from resd_lightning.records import Message, Reflection
 
 ENTRIES = (
@@ -21,6 +21,14 @@ def test_names_are_those_of_sections_that_hold_something() -> None:
     full = Sections("q", ENTRIES, REFLECTION, "trial", "feedback", "solution")
     assert full.names() == {"playbook", "reflection", "trial", "feedback", "solution"}
     assert Sections("q", trial="t", solution="s").names() == {"trial", "solution"}
+
+
+def test_a_section_is_taken_out_and_the_others_stay() -> None:
+    full = Sections("q", ENTRIES, REFLECTION, "trial", "feedback", "solution")
+    for name in SECTION_NAMES:
+        assert full.without(name).names() == full.names() - {name}
+        assert full.only(name).names() == {name}
+        assert full.without(name).question == full.only(name).question == "q"
 
 
 @pytest.mark.parametrize("folder", [None, "micro"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from resd_lightning.distill.align import empty_batch, make_batch, response_logits
+from resd_lightning.distill.align import empty_batch, logits_at, make_batch, response_logits
 
 PAD = 9
 
@@ -43,8 +43,9 @@ def test_a_pad_token_inside_a_response_still_counts() -> None:
 
 
 def test_moving_a_batch_keeps_every_tensor_and_its_precision() -> None:
-    batch = make_batch([[1]], [[2]], [[3]], [0.5], PAD)
+    batch = make_batch([[1]], [[2]], [[3]], [0.5], PAD, [4])
     moved = batch.to(torch.device("cpu"))
+    assert moved.rollouts == batch.rollouts == (4,)
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
     assert len(tensors) == 6
     for name, tensor in tensors.items():
@@ -65,8 +66,19 @@ def test_logits_in_a_padded_batch_are_those_of_each_sequence_alone(model: LlamaF
             torch.testing.assert_close(logits[row, : len(response)], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_logits_at_some_places_are_those_of_each_prompt_alone(model: LlamaForCausalLM) -> None:
+    prompts, response, places = [[1], [2, 3, 4, 5], [6, 7]], [8, 1, 2, 3, 4], [0, 2, 4]
+    with torch.no_grad():
+        logits = logits_at(model, prompts, response, places, PAD, torch.device("cpu"))
+        assert logits.shape == (3, 3, 10)
+        for row, prompt in zip(logits, prompts, strict=True):
+            alone = model(input_ids=torch.tensor([prompt + response])).logits[0]
+            torch.testing.assert_close(row, alone[len(prompt) - 1 : -1][places], rtol=1e-5, atol=1e-5)
+
+
 def test_an_empty_batch_weighs_nothing_and_stays_on_the_graph(model: LlamaForCausalLM) -> None:
     batch = empty_batch(PAD)
+    assert batch.rollouts == ()
     logits = response_logits(model, batch.student_ids, batch.student_mask, 1)
     loss = (logits.logsumexp(-1).sum(dim=1) * batch.coefficients).sum()
     loss.backward()

@@ -92,6 +92,29 @@ def test_clipping_reaches_the_tail_bucket_by_hand():
     assert hand_loss(student, teacher, alpha=1.0, top_k=1, clip_min=0.2) == pytest.approx(expected, abs=1e-12)
 
 
+def test_clipped_ratios_are_counted_per_token_and_weighed_by_the_student_by_hand():
+    # ratios 0.1, 1 and 5.5; then 1, 1 and 1; then padding
+    student = torch.tensor([[[0.7, 0.2, 0.1], [0.2, 0.3, 0.5], [0.1, 0.1, 0.8]]], dtype=torch.float64).log()
+    teacher = torch.tensor([[[0.07, 0.2, 0.73], [0.2, 0.3, 0.5], [0.8, 0.1, 0.1]]], dtype=torch.float64).log()
+    mask = torch.tensor([[True, True, False]])
+    weights = torch.tensor([3.0], dtype=torch.float64)  # weighs the loss, not the count
+    # Buckets: the two likeliest tokens and the third.
+    floored = distillation_loss(student, teacher, mask, alpha=1.0, top_k=2, clip_min=0.2, weights=weights)
+    torch.testing.assert_close(floored.clipped_share.tolist(), [[1 / 3, 0.0, 0.0]])
+    torch.testing.assert_close(floored.clipped_mass.tolist(), [[0.7, 0.0, 0.0]])
+    both = distillation_loss(student, teacher, mask, alpha=0.5, top_k=2, clip_min=0.2, clip_max=5.0)
+    torch.testing.assert_close(both.clipped_mass.tolist(), [[0.8, 0.0, 0.0]])
+    # Buckets: the student's likeliest token and the rest, 0.93 to 0.3.
+    top_one = distillation_loss(student, teacher, mask, alpha=1.0, top_k=1, clip_max=3.0)
+    torch.testing.assert_close(top_one.clipped_share.tolist(), [[0.5, 0.0, 0.0]])
+    torch.testing.assert_close(top_one.clipped_mass.tolist(), [[0.3, 0.0, 0.0]])
+    free = distillation_loss(student, teacher, mask, alpha=1.0, top_k=2)
+    assert not free.clipped_share.any()
+    assert not free.clipped_mass.any()
+    whole = distillation_loss(student, teacher, mask, alpha=1.0, clip_min=0.2)
+    assert whole.clipped_share is whole.clipped_mass is None
+
+
 # Identities.
 
 

@@ -36,6 +36,9 @@ def one_token(*probs, dtype=torch.float64):
 def assert_same_loss(fused, plain, student, atol):
     torch.testing.assert_close(fused.loss, plain.loss, rtol=0, atol=atol)
     torch.testing.assert_close(fused.per_token, plain.per_token, rtol=0, atol=atol)
+    if plain.clipped_share is not None:  # not where the plain loss compares the whole vocabulary
+        torch.testing.assert_close(fused.clipped_share, plain.clipped_share, rtol=0, atol=atol)
+        torch.testing.assert_close(fused.clipped_mass, plain.clipped_mass, rtol=0, atol=atol)
     # Another loss for each token, so that the gradients of single tokens can't make up for each other.
     factors = torch.linspace(0.5, 2.0, BATCH * TIME, dtype=fused.loss.dtype).view(BATCH, TIME)
     gradients = [

@@ -80,3 +80,14 @@ def test_metrics_and_transcripts_have_both_parts(policy: Policy) -> None:
     assert set(mixture.sums()) == {"grpo/clipped_share", "grpo/log_ratio"}
     mixture.begin_update()
     assert mixture.sums() == {}
+
+
+def test_only_a_turn_of_the_distillation_has_token_facts_and_they_are_taken_once(policy: Policy) -> None:
+    mixture = MixtureObjective(DISTILLATION, GRPO, 0.5)
+    taken = []
+    for batch in mixture.micro_batches(ROLLOUTS, PROMPTS, micro_batch_size=3, num_slots=2, pad_id=0):
+        mixture.loss(policy, batch)
+        taken.append(mixture.take_token_facts())
+        assert mixture.take_token_facts() == {}
+    assert [set(facts) for facts in taken] == [{"divergence", "clipped_share", "clipped_mass"}, set()]
+    assert all(facts.shape == (2, 5) and not facts.requires_grad for facts in taken[0].values())

@@ -44,7 +44,7 @@ def test_a_script_is_told_purpose_update_example_sample_and_messages(tiny_base: 
     requests = [GenerationRequest(purpose, 7, f"e-{purpose}", i, QUESTION) for i, purpose in enumerate(Purpose)]
     done: list[int] = []
     completions = answers(engine, requests, done=done)
-    names = ["rollout", "reflect", "tag", "curate", "validate", "predict", "rescore"]
+    names = ["rollout", "reflect", "tag", "curate", "validate", "predict", "rescore", "diagnose"]
     assert asked == [(name, 7, f"e-{name}", i, QUESTION) for i, name in enumerate(names)]
     assert [completion.text for completion in completions] == [f"{name} {i}" for i, name in enumerate(names)]
     assert all(type(purpose) is str for purpose, *_ in asked)
