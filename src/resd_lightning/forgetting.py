@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +15,7 @@ import yaml
 from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel
 
@@ -206,13 +208,26 @@ def _write_scalars(folder: RunFolder, updates_done: int, comparisons: Sequence[C
     """Write the scores to the run's TensorBoard: the base's at no update, so that each metric is a curve.
 
     They stand in a folder of their own, because TensorBoard reads only the newest file of a folder that training may
-    still be writing to.
+    still be writing to. It is written anew at each call, from the scores there already and these: where steps go back,
+    TensorBoard drops what came before.
     """
-    with SummaryWriter(folder.path / "tensorboard" / "benchmarks") as writer:
-        for one in comparisons:
-            name = f"benchmarks/{one.task}/{one.metric.replace(',', '_')}"
-            writer.add_scalar(name, one.base, 0)
-            writer.add_scalar(name, one.student, updates_done)
+    target = folder.path / "tensorboard" / "benchmarks"
+    points = _read_scalars(target)
+    for one in comparisons:
+        name = f"benchmarks/{one.task}/{one.metric.replace(',', '_')}"
+        points |= {(name, 0): one.base, (name, updates_done): one.student}
+    shutil.rmtree(target, ignore_errors=True)
+    with SummaryWriter(target) as writer:
+        for (name, step), value in sorted(points.items()):
+            writer.add_scalar(name, value, step)
+
+
+def _read_scalars(target: Path) -> dict[tuple[str, int], float]:
+    if not target.exists():
+        return {}
+    events = EventAccumulator(str(target))
+    events.Reload()
+    return {(name, e.step): e.value for name in events.Tags()["scalars"] for e in events.Scalars(name)}
 
 
 def _load(policy: PolicyConfig, device: torch.device) -> PreTrainedModel:

@@ -21,16 +21,21 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from resd_lightning.config import ConfigError, require
+from resd_lightning.records import Message
+from resd_lightning.rollout.chat import encode_prompt, opens_thinking
 from resd_lightning.tasks.rows import Fields, read_rows
-from resd_lightning.thinking import THINK_CLOSE
+from resd_lightning.thinking import THINK_CLOSE, THINK_OPEN, strip_thinking
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from lm_eval.api.group import Group
+    from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
     from lm_eval.api.task import Task
     from lm_eval.result_schema import EvalResults
     from lm_eval.tasks import TaskManager
+
+logger = logging.getLogger(__name__)
 
 ENDINGS = (".parquet", ".jsonl", ".json")
 
@@ -144,7 +149,23 @@ def run_benchmarks(
     """Return a loaded model's scores on what `load_benchmarks` returned; thinking is taken off its responses."""
     from lm_eval.models.huggingface import HFLM
 
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size, think_end_token=THINK_CLOSE)
+    asked = encode_prompt(tokenizer, (Message(role="user", content="?"),)) if settings.chat else ()
+    opened = THINK_OPEN if opens_thinking(tokenizer, asked) else ""
+
+    class Speaker(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
+        """The harness takes off what stands before `</think>`; left is the response that was cut in mid-thought."""
+
+        def tok_decode(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
+            text: str = super().tok_decode(tokens, skip_special_tokens)
+            return opened + text if skip_special_tokens else text  # so it decodes responses, and they alone
+
+        def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+            answers = [strip_thinking(response) for response in super().generate_until(requests, disable_tqdm)]
+            if empty := sum(not answer for answer in answers):
+                logger.warning("%d of %d responses hold no answer: see --max_gen_toks", empty, len(answers))
+            return answers
+
+    lm = Speaker(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size, think_end_token=THINK_CLOSE)
     return _scores(_evaluate(lm, benchmarks, settings, is_chat=settings.chat))
 
 

@@ -147,6 +147,23 @@ def test_scores_are_those_of_base_and_student_each_on_its_own(
     ]
 
 
+@pytest.mark.parametrize("opens", [False, True])
+def test_a_response_cut_off_in_mid_thought_is_no_answer(
+    opens: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = make_tiny_base(tmp_path / "base")
+    config = PolicyConfig(str(base), dtype="float32", lora=None)
+    tokenizer, settings = load_tokenizer(config), HarnessSettings(None, None, 8, 8, chat=True)
+    if opens:
+        tokenizer.chat_template += "{% if add_generation_prompt %}<think>{% endif %}"
+    data = write_rows(tmp_path / "ifeval.jsonl", [ifeval_row(8, "No commas, please.", "punctuation:no_comma")])
+    tasks = load_benchmarks(["ifeval"], data, settings, 16384)
+    (score, *_) = run_benchmarks(tasks, load_base(config), tokenizer, settings).values()
+    assert ("1 of 1 responses hold no answer" in caplog.text) == opens
+    if opens:
+        assert score.value == 0.0
+
+
 def test_an_exported_student_is_measured_where_it_lies(tiny_base: Path, tmp_path: Path) -> None:
     run, out = make_run(tmp_path / "run", tiny_base), tmp_path / "out"
     export(str(run), str(out), update="last")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from resd_lightning.config import ConfigError, LoraSettings
-from resd_lightning.forgetting import compare, find_subject, forgetting, table
+from resd_lightning.forgetting import _write_scalars, compare, find_subject, forgetting, table
 from resd_lightning.harness import HarnessSettings, Score
 from resd_lightning.run_folder import RunFolder
 
@@ -37,6 +38,18 @@ def test_base_and_student_side_by_side_with_what_was_lost_and_gained() -> None:
     assert ["Base", "and", "student", "after", "update", "7"] in lines
     assert ["quiz", "acc", "0.750", "0.500", "-0.250", "2", "1"] in lines
     assert ["text", "perplexity", "(less", "is", "12.000", "14.500", "+2.500"] in lines
+
+
+def test_a_curve_keeps_all_students_in_one_file_whatever_the_order_of_the_calls(tmp_path: Path) -> None:
+    for updates, share in ((12, 0.5), (4, 0.75), (12, 0.25)):
+        before, after = ({("quiz", "acc"): Score(value, None, True, None)} for value in (1.0, share))
+        _write_scalars(RunFolder(tmp_path), updates, compare(before, after))
+    target = tmp_path / "tensorboard" / "benchmarks"
+    (file,) = target.iterdir()
+    events = EventAccumulator(str(file))
+    events.Reload()
+    curve = [(event.step, event.value) for event in events.Scalars("benchmarks/quiz/acc")]
+    assert curve == [(0, 1.0), (4, 0.75), (12, 0.25)]  # TensorBoard would drop what stands before a step back
 
 
 def write_config(folder: Path, lora: object) -> None:
