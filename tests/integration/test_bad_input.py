@@ -201,6 +201,7 @@ def method(folder: Path, *callbacks: str) -> Path:
         ("--trainer.min_steps=3", "trainer.min_steps is 3, but an epoch is one whole policy update"),
         ("--trainer.max_time=00:01:00:00", "trainer.max_time is '00:01:00:00', but an epoch is one whole policy"),
         ("--trainer.fast_dev_run=true", "trainer.fast_dev_run is True, but an epoch is one whole policy update"),
+        ("--trainer.default_root_dir=elsewhere", "trainer.default_root_dir is the run's folder here: leave it out"),
         ("--trainer.limit_train_batches=2", "trainer.limit_train_batches is 2, but an epoch is one whole policy"),
         ("--trainer.limit_train_batches=1", "trainer.limit_train_batches is 1, but an epoch is one whole policy"),
         ("--trainer.limit_train_batches=0.5", "trainer.limit_train_batches is 0.5, but an epoch is one whole policy"),
@@ -307,6 +308,12 @@ def test_a_switch_that_makes_no_sense_is_refused_by_name(
 ) -> None:
     switch = f"{{class_path: SwitchObjective, init_args: {arguments}}}"
     assert said in refusal(fit(tiny_base, tmp_path / "run", method=method(tmp_path, "SyncTeacher", switch)))
+
+
+def test_an_observer_of_the_list_is_refused_by_its_argument(tiny_base: Path, tmp_path: Path, refusal: Refusals) -> None:
+    watch = ("--trainer.callbacks+=MeasureForgetting", "--trainer.callbacks.every_updates=0")
+    told = refusal(fit(tiny_base, tmp_path / "run", *watch))
+    assert "MeasureForgetting.every_updates must be at least 1, got 0" in told
 
 
 def test_a_base_without_a_chat_template_is_refused(tiny_base: Path, tmp_path: Path, refusal: Refusals) -> None:
