@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction, FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+from resd_lightning.config import DistillationConfig
 from resd_lightning.distill.divergence import (
     DistillationLoss,
     append_tail,
@@ -33,8 +34,8 @@ from resd_lightning.distill.divergence import (
     divergence,
 )
 
-CHUNK_TOKENS = 256
-"""Tokens whose logits exist at once; at a vocabulary of 151,936 they are 156 MB in fp32."""
+CHUNK_TOKENS = DistillationConfig.chunk_tokens
+"""Tokens whose logits exist at once; those of 256 over a vocabulary of 151,936 are 156 MB in fp32."""
 
 
 def fused_distillation_loss(
@@ -127,7 +128,7 @@ def token_log_probs(
 
 
 class Reduced(NamedTuple):
-    """What is left of a chunk's logits; a tuple, because that is what passes through an autograd function.
+    """What is left of each token's logits; a tuple, because that is what passes through an autograd function.
 
     Attributes:
         top: Logits of the tokens that are compared one by one.
@@ -194,10 +195,12 @@ class _Reduce(torch.autograd.Function):
         indices = hidden.new_empty((num_tokens, top_k), dtype=torch.long) if isinstance(chosen, int) else chosen
         rest = hidden.new_empty(num_tokens, dtype=wide) if with_rest else None
         mean = torch.empty_like(hidden[: num_tokens if with_mean else 0])
+        has_dot_products_alone = chosen is indices and rest is None
+        if has_dot_products_alone:  # in pieces no larger than a chunk's logits
+            chunk_tokens = max(1, chunk_tokens * len(head) // (top_k * head.shape[1]))
         for start in range(0, num_tokens, chunk_tokens):
             part = slice(start, start + chunk_tokens)
-            if chosen is indices and rest is None:
-                # The dot products that are asked for, and no other: (token, top_k, hidden) -> (token, top_k)
+            if has_dot_products_alone:  # (token, top_k, hidden) x (token, hidden) -> (token, top_k)
                 top[part] = torch.einsum("tkh,th->tk", head[indices[part]], hidden[part])
                 continue
             logits = (hidden[part] @ head.T).to(wide)  # (token, hidden) -> (token, vocab)
