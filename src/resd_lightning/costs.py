@@ -15,6 +15,9 @@ Unit = Literal["prompts", "rollouts", "generated_tokens", "seconds"]
 
 UNITS: tuple[Unit, ...] = get_args(Unit)
 
+OBSERVING = (Purpose.VALIDATE, Purpose.PREDICT, Purpose.RESCORE, Purpose.DIAGNOSE, "draw")
+"""Phases that only watch: what they spend is booked on the update they fall into, and is no cost of training."""
+
 PROMPTS_DRAWN = "prompts/drawn"
 """Name of the metric that counts the prompts which an update is the first to see."""
 
@@ -54,7 +57,8 @@ class Costs:
 def spent_on_training(line: Mapping[str, object]) -> dict[Unit, float]:
     """Return what one update cost, from its line in metrics.jsonl; validations have lines of their own.
 
-    Seconds are those of its phases: rolling out, verifying, asking, teacher prompts, gradients.
+    Seconds are those of its phases: rolling out, verifying, asking, teacher prompts, gradients. What `OBSERVING` phases
+    spent is left out, so that a run that is watched ends where one that isn't does.
 
     Raises:
         KeyError: The line is not an update's.
@@ -63,8 +67,16 @@ def spent_on_training(line: Mapping[str, object]) -> dict[Unit, float]:
     return {
         "prompts": numbers[PROMPTS_DRAWN],
         "rollouts": numbers[f"requests/{Purpose.ROLLOUT}"],
-        "generated_tokens": sum(
-            value for name, value in numbers.items() if name.startswith("tokens/") and name.endswith("_generated")
-        ),
-        "seconds": sum(value for name, value in numbers.items() if name.startswith("time/") and name.endswith("_s")),
+        "generated_tokens": _sum_of_training(numbers, "tokens/", "_generated"),
+        "seconds": _sum_of_training(numbers, "time/", "_s"),
     }
+
+
+def _sum_of_training(numbers: Mapping[str, float], prefix: str, suffix: str) -> float:
+    return sum(
+        value
+        for name, value in numbers.items()
+        if name.startswith(prefix)
+        and name.endswith(suffix)
+        and name.removeprefix(prefix).removesuffix(suffix) not in OBSERVING
+    )

@@ -56,5 +56,8 @@ def test_what_an_update_spent_on_training_in_each_unit() -> None:
         "time/rollout_s": 1.5,
         "time/train_s": 2.0,
     }
+    watched = {"requests/diagnose": 16.0, "tokens/diagnose_generated": 90.0, "tokens/rescore_generated": 40.0}
+    watched |= {"time/diagnose_s": 3.0, "time/rescore_s": 1.0, "time/draw_s": 0.5}
+    assert spent_on_training(line | watched) == spent_on_training(line)  # observers don't bring a budget nearer
     spent = spent_on_training(line)
     assert spent == {"prompts": 32, "rollouts": 64, "generated_tokens": 575, "seconds": 3.5}
