@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from resd_lightning.compare.launch import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
 METHOD = "--config=configs/method/resd_"
@@ -71,12 +72,6 @@ def run(variant: str, seed: int, mapping_seed: int, runs: Path, threads: int, ex
         "phases_s": sum(value for name, value in summary["spent"].items() if name.startswith("time/")),
         "curve": curve,
     }
-
-
-def cpu() -> str:
-    """Return the processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def draw(results: list[dict[str, object]], path: Path) -> None:

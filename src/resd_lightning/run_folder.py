@@ -136,6 +136,11 @@ def keep_lines(path: Path, is_kept: Callable[[Line], bool]) -> None:
         replace_text(path, "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in read_lines(path) if is_kept(x)))
 
 
+def drop_lines_after(path: Path, updates_done: int) -> None:
+    """Rewrite a file whose lines say `updates_done` without those past an update, which a resumed run writes again."""
+    keep_lines(path, lambda line: int(str(line["updates_done"])) <= updates_done)
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a file in one step: readers, and a kill at any moment, see the old text or the new."""
     scratch = path.with_name(f".{path.name}.new")

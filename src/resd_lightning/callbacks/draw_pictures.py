@@ -21,9 +21,8 @@ class DrawPictures(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the update's token losses."""
-        from resd_lightning.diagnostics.pictures import (
-            token_losses_picture,
-        )  # half a second that only this observer costs
+        # Imported here: matplotlib takes half a second, which only this observer costs.
+        from resd_lightning.diagnostics.pictures import token_losses_picture
 
         module: ResdModule = pl_module  # type: ignore[assignment]
         record = module.data.record

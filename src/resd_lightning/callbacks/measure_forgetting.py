@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from resd_lightning.config import require
 from resd_lightning.records import Example, Purpose
-from resd_lightning.run_folder import RunFolder, append_lines, keep_lines
+from resd_lightning.run_folder import RunFolder, append_lines, drop_lines_after
 from resd_lightning.stream import PromptStream
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class MeasureForgetting(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the lines past the update that is resumed from."""
         if trainer.is_global_zero:
-            keep_lines(_folder(trainer).forgetting, lambda line: int(str(line["updates_done"])) <= trainer.global_step)
+            drop_lines_after(_folder(trainer).forgetting, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score where it is due; the scalars go the way of the update's others."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from resd_lightning.module import ResdModule
 
 
-class Probe(Callback):
+class Probe(Callback, ABC):
     """Looks before the update's first micro-batch: context and weights are those that its loss will see.
 
     Which rollouts it looks at follows from their order, and every random state is put back, so that a run with it ends
@@ -53,9 +54,9 @@ class Probe(Callback):
             with isolate_rng():
                 self.look(module, record, spaced(counted, self.max_examples))
 
+    @abstractmethod
     def look(self, module: ResdModule, record: UpdateRecord, chosen: Sequence[int]) -> None:
         """Put what is seen of the chosen rollouts, given by their indices, into the record."""
-        raise NotImplementedError
 
     @staticmethod
     def prompts(module: ResdModule, record: UpdateRecord, index: int, *, alone: bool = False) -> dict[str, Chat]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from resd_lightning.run_folder import RunFolder, append_lines, keep_lines
+from resd_lightning.run_folder import RunFolder, append_lines, drop_lines_after
 from resd_lightning.summary import write_summary
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class RecordMetrics(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the lines past the update that is resumed from."""
         if trainer.is_global_zero:
-            keep_lines(self._folder.metrics, lambda line: int(str(line["updates_done"])) <= trainer.global_step)
+            drop_lines_after(self._folder.metrics, trainer.global_step)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Book what was spent so far on the update, and not on the validation that begins."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from resd_lightning.run_folder import RunFolder, append_lines, keep_lines
+from resd_lightning.run_folder import RunFolder, append_lines, drop_lines_after
 
 if TYPE_CHECKING:
     from resd_lightning.module import ResdModule
@@ -25,7 +25,7 @@ class WriteDiagnostics(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the lines past the update that is resumed from."""
         if trainer.is_global_zero:
-            keep_lines(self.folder.diagnostics, lambda line: int(str(line["updates_done"])) <= trainer.global_step)
+            drop_lines_after(self.folder.diagnostics, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the update's."""
