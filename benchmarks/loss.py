@@ -25,9 +25,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from micro_world import cpu
 from torch import Tensor
 
+from resd_lightning.compare.launch import cpu
 from resd_lightning.distill.divergence import distillation_loss
 from resd_lightning.distill.fused import fused_distillation_loss
 

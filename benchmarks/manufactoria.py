@@ -24,8 +24,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from micro_world import cpu
-
+from resd_lightning.compare.launch import cpu
 from resd_lightning.tasks.manufactoria import parse
 from resd_lightning.tasks.manufactoria.generator import generate
 from resd_lightning.tasks.manufactoria.machine import EMPTY, NEXT, NODE_LIMIT, Node, Program, Run

@@ -17,6 +17,7 @@ from resd_lightning.algorithm import Phase, algorithm_callbacks, check_algorithm
 from resd_lightning.config import Author, ConfigError, SamplingConfig, require
 from resd_lightning.costs import PROMPTS_DRAWN, Costs
 from resd_lightning.measure import measure_context, measure_rollouts
+from resd_lightning.objectives.objective import Cut
 from resd_lightning.records import (
     Completion,
     Example,
@@ -276,15 +277,15 @@ class RolloutDataModule(LightningDataModule):
         require_same(module.context.fingerprint(), f"the playbooks of update {number}")
         measure_context(record, module.context, self.task)
         torch.manual_seed(GenerationRequest(Purpose.ROLLOUT, number, "dropout", 0, ()).seed(self.seed))
-        yield from objective.micro_batches(  # lines 17 and 18 are the module's training_step
-            record.rollouts,
-            record.teacher_prompts,
-            micro_batch_size=self.micro_batch_size,
-            num_slots=self.num_slots,
-            pad_id=cast("int", module.tokenizer.pad_token_id),
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
+        cut = Cut(
+            self.micro_batch_size,
+            self.num_slots,
+            cast("int", module.tokenizer.pad_token_id),
+            trainer.global_rank,
+            trainer.world_size,
         )
+        # Lines 17 and 18 are the module's training_step.
+        yield from objective.micro_batches(record.rollouts, record.teacher_prompts, cut)
 
     def roll_out(self, examples: Sequence[Example], update: int, purpose: Purpose) -> list[Rollout]:
         """Return verified responses of the student, in order of examples then samples; skipped prompts left out.

@@ -14,7 +14,7 @@ from resd_lightning.distill.divergence import DistillationLoss, check_divergence
 from resd_lightning.distill.fused import fused_distillation_loss
 from resd_lightning.distill.weights import success_rate_weights
 from resd_lightning.objectives.fused_or_plain import chooses_fused
-from resd_lightning.objectives.objective import Objective, deal, reduce_over
+from resd_lightning.objectives.objective import Cut, Objective, reduce_over
 from resd_lightning.policy.head import backbone_of, frozen_head
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import DistillBatch, Rollout, TeacherPrompt
@@ -73,15 +73,7 @@ class DistillationObjective(Objective[DistillBatch]):
         return success_rate_weights(is_success, self.config.success_alpha, self.config.success_beta)
 
     def micro_batches(
-        self,
-        rollouts: Sequence[Rollout],
-        prompts: Sequence[TeacherPrompt],
-        *,
-        micro_batch_size: int,
-        num_slots: int,
-        pad_id: int,
-        rank: int = 0,
-        world_size: int = 1,
+        self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt], cut: Cut
     ) -> list[DistillBatch]:
         """Return the micro-batches of the rollouts whose teacher knows more than they did; see `Objective`."""
         coefficients = self.coefficients(rollouts, prompts).tolist()
@@ -92,12 +84,12 @@ class DistillationObjective(Objective[DistillBatch]):
                 [prompts[i].token_ids for i in chunk],
                 [rollouts[i].completion.token_ids for i in chunk],
                 [coefficients[i] for i in chunk],
-                pad_id,
+                cut.pad_id,
                 chunk,
             )
-            for chunk in deal(counted, micro_batch_size, rank, world_size)
+            for chunk in cut.chunks(counted)
         ]
-        return batches + [empty_batch(pad_id) for _ in range(num_slots - len(batches))]
+        return batches + [empty_batch(cut.pad_id) for _ in range(cut.num_slots - len(batches))]
 
     def choose_loss(self, policy: Policy) -> None:
         """Choose between the fused and the plain loss for this policy; see `chooses_fused`."""

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from resd_lightning.config import GrpoConfig
 from resd_lightning.distill.align import beside, response_logits, response_mask
-from resd_lightning.objectives.objective import Objective, deal, reduce_over
+from resd_lightning.objectives.objective import Cut, Objective, reduce_over
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import GrpoBatch, Rollout, TeacherPrompt
 
@@ -73,17 +73,7 @@ class GrpoObjective(Objective[GrpoBatch]):
         """Return each rollout's advantage."""
         return [{"advantage": advantage} for advantage in self.advantages(rollouts).tolist()]
 
-    def micro_batches(
-        self,
-        rollouts: Sequence[Rollout],
-        prompts: Sequence[TeacherPrompt],
-        *,
-        micro_batch_size: int,
-        num_slots: int,
-        pad_id: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> list[GrpoBatch]:
+    def micro_batches(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt], cut: Cut) -> list[GrpoBatch]:
         """Return the micro-batches of the rollouts with an advantage, of all under a KL term; see `Objective`."""
         advantages, coefficients = self.advantages(rollouts).tolist(), self.coefficients(rollouts).tolist()
         counted = [
@@ -102,13 +92,13 @@ class GrpoObjective(Objective[GrpoBatch]):
                 [advantages[i] for i in chunk],
                 [coefficients[i] for i in chunk],
                 num_tokens,
-                pad_id,
+                cut.pad_id,
             )
-            for chunk in deal(counted, micro_batch_size, rank, world_size)
+            for chunk in cut.chunks(counted)
         ]
-        filler = make_grpo_batch([[pad_id]], [[pad_id]], None, [0.0], [0.0], max(num_tokens, 1), pad_id)
+        filler = make_grpo_batch([[cut.pad_id]], [[cut.pad_id]], None, [0.0], [0.0], max(num_tokens, 1), cut.pad_id)
         filler.is_filler = True
-        return batches + [filler for _ in range(num_slots - len(batches))]
+        return batches + [filler for _ in range(cut.num_slots - len(batches))]
 
     def loss(self, policy: Policy, batch: GrpoBatch) -> Float[Tensor, ""]:
         """Return this micro-batch's part of the update's loss; the parts add up to it.

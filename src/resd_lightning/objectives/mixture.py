@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from jaxtyping import Float
 from torch import Tensor
 
 from resd_lightning.objectives.distillation import DistillationObjective
 from resd_lightning.objectives.grpo import GrpoObjective
-from resd_lightning.objectives.objective import Objective
+from resd_lightning.objectives.objective import Cut, Objective
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import DistillBatch, MicroBatch, Rollout, TeacherPrompt
 
@@ -52,15 +53,7 @@ class MixtureObjective(Objective[MicroBatch]):
         return [{**one, **other} for one, other in both]
 
     def micro_batches(
-        self,
-        rollouts: Sequence[Rollout],
-        prompts: Sequence[TeacherPrompt],
-        *,
-        micro_batch_size: int,
-        num_slots: int,
-        pad_id: int,
-        rank: int = 0,
-        world_size: int = 1,
+        self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt], cut: Cut
     ) -> list[MicroBatch]:
         """Return half the slots for each loss, the coefficients weighted; see `Objective`."""
         batches: list[MicroBatch] = []
@@ -68,11 +61,7 @@ class MixtureObjective(Objective[MicroBatch]):
             own = part.micro_batches(
                 rollouts if weight > 0 else (),
                 prompts if weight > 0 else (),
-                micro_batch_size=micro_batch_size,
-                num_slots=num_slots // 2,
-                pad_id=pad_id,
-                rank=rank,
-                world_size=world_size,
+                replace(cut, num_slots=cut.num_slots // 2),
             )
             for batch in own:
                 batch.coefficients = batch.coefficients * weight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Generic
 
 import torch
@@ -13,6 +14,30 @@ from torch import Tensor
 from resd_lightning.config import Reduction
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import BatchT, Rollout, TeacherPrompt
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How an update is cut into micro-batches.
+
+    Attributes:
+        micro_batch_size: Rollouts per micro-batch.
+        num_slots: Micro-batches that every rank runs in every update.
+        pad_id: Token that fills the padding.
+        rank: This process among `world_size`.
+        world_size: Number of processes that share the update.
+    """
+
+    micro_batch_size: int
+    num_slots: int
+    pad_id: int
+    rank: int = 0
+    world_size: int = 1
+
+    def chunks(self, counted: Sequence[int]) -> list[Sequence[int]]:
+        """Return this rank's share of the counted rollouts, a chunk for each micro-batch."""
+        mine = counted[self.rank :: self.world_size]
+        return [mine[start : start + self.micro_batch_size] for start in range(0, len(mine), self.micro_batch_size)]
 
 
 class Objective(ABC, Generic[BatchT]):
@@ -42,26 +67,14 @@ class Objective(ABC, Generic[BatchT]):
 
     @abstractmethod
     def micro_batches(
-        self,
-        rollouts: Sequence[Rollout],
-        prompts: Sequence[TeacherPrompt],
-        *,
-        micro_batch_size: int,
-        num_slots: int,
-        pad_id: int,
-        rank: int = 0,
-        world_size: int = 1,
+        self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt], cut: Cut
     ) -> Sequence[BatchT]:
-        """Return exactly `num_slots` micro-batches of this rank's share; slots left over weigh nothing.
+        """Return exactly `cut.num_slots` micro-batches of this rank's share; slots left over weigh nothing.
 
         Args:
             rollouts: All rollouts of the update, over all ranks.
             prompts: Their teacher prompts; plain where the objective uses no teacher.
-            micro_batch_size: Rollouts per micro-batch.
-            num_slots: Micro-batches that every rank runs in every update.
-            pad_id: Token that fills the padding.
-            rank: This process among `world_size`.
-            world_size: Number of processes that share the update.
+            cut: How they are cut up.
         """
 
     @abstractmethod
@@ -98,9 +111,3 @@ def reduce_over(
     if how == "sequence_sum":
         return weights / len(rollouts)
     return weights / (len(rollouts) * lengths.clamp_min(1))
-
-
-def deal(counted: Sequence[int], micro_batch_size: int, rank: int, world_size: int) -> list[Sequence[int]]:
-    """Return this rank's share of the counted rollouts, in chunks of `micro_batch_size`."""
-    mine = counted[rank::world_size]
-    return [mine[start : start + micro_batch_size] for start in range(0, len(mine), micro_batch_size)]

@@ -11,6 +11,7 @@ from resd_lightning.config import DistillationConfig, LoraSettings, PolicyConfig
 from resd_lightning.distill.align import make_batch, response_logits
 from resd_lightning.distill.divergence import distillation_loss
 from resd_lightning.objectives.distillation import DistillationObjective
+from resd_lightning.objectives.objective import Cut
 from resd_lightning.policy.load import load_policy, load_tokenizer
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import Completion, Example, Feedback, Message, Rollout, TeacherPrompt
@@ -66,7 +67,7 @@ def test_coefficient_is_zero_iff_the_prompt_is_plain_or_the_response_empty(reduc
 def test_an_update_without_rollouts_is_all_fillers(reduction: str, success_weights: bool) -> None:
     objective = DistillationObjective(replace(CONFIG, reduction=reduction, success_weights=success_weights))
     assert objective.coefficients([], []).shape == (0,)
-    batches = objective.micro_batches([], [], micro_batch_size=2, num_slots=3, pad_id=0)
+    batches = objective.micro_batches([], [], Cut(micro_batch_size=2, num_slots=3, pad_id=0))
     assert [batch.coefficients.tolist() for batch in batches] == [[0.0]] * 3
 
 
@@ -85,11 +86,7 @@ def test_ranks_and_micro_batches_share_out_each_counted_rollout_once(world_size:
     for rank in range(world_size):
         batches = objective.micro_batches(
             *UPDATE,
-            micro_batch_size=micro_batch_size,
-            num_slots=num_slots,
-            pad_id=0,
-            rank=rank,
-            world_size=world_size,
+            Cut(micro_batch_size=micro_batch_size, num_slots=num_slots, pad_id=0, rank=rank, world_size=world_size),
         )
         assert len(batches) == num_slots
         for batch in batches:
@@ -140,7 +137,7 @@ def test_micro_batches_add_up_to_the_update_whatever_their_size(tiny_base: Path)
     for size in (1, 2, 4):
         policy.zero_grad()
         total = 0.0
-        for batch in objective.micro_batches(*UPDATE, micro_batch_size=size, num_slots=4, pad_id=0):
+        for batch in objective.micro_batches(*UPDATE, Cut(micro_batch_size=size, num_slots=4, pad_id=0)):
             loss = objective.loss(policy, batch)
             loss.backward()
             total += loss.item()
@@ -171,7 +168,7 @@ def test_loss_is_the_coefficients_times_the_token_losses(tiny_base: Path) -> Non
 def test_a_filler_gives_a_zero_that_hangs_on_the_graph(tiny_base: Path) -> None:
     policy = apart(tiny_base, TeacherConfig())
     objective = DistillationObjective(CONFIG)
-    (filler,) = objective.micro_batches(*update((3, False, PLAIN)), micro_batch_size=1, num_slots=1, pad_id=0)
+    (filler,) = objective.micro_batches(*update((3, False, PLAIN)), Cut(micro_batch_size=1, num_slots=1, pad_id=0))
     loss = objective.loss(policy, filler)
     loss.backward()
     assert loss.item() == 0.0

@@ -18,6 +18,7 @@ from resd_lightning.objectives.grpo import (
     make_grpo_batch,
     token_log_probs,
 )
+from resd_lightning.objectives.objective import Cut
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import Completion, Example, Feedback, GrpoBatch, Message, Rollout
 
@@ -157,7 +158,7 @@ def test_rollouts_without_signal_are_left_out_unless_a_kl_term_counts_them(
     rows = []
     for rank in range(world_size):
         batches = objective.micro_batches(
-            UPDATE, [], micro_batch_size=micro_batch_size, num_slots=6, pad_id=0, rank=rank, world_size=world_size
+            UPDATE, [], Cut(micro_batch_size=micro_batch_size, num_slots=6, pad_id=0, rank=rank, world_size=world_size)
         )
         assert len(batches) == 6
         for batch in batches:
@@ -168,20 +169,20 @@ def test_rollouts_without_signal_are_left_out_unless_a_kl_term_counts_them(
 
 
 def test_an_update_without_rollouts_is_all_fillers() -> None:
-    batches = GrpoObjective(CONFIG).micro_batches([], [], micro_batch_size=2, num_slots=3, pad_id=0)
+    batches = GrpoObjective(CONFIG).micro_batches([], [], Cut(micro_batch_size=2, num_slots=3, pad_id=0))
     assert [batch.is_filler for batch in batches] == [True] * 3
     assert GrpoObjective(CONFIG).measure([])["grpo/groups"] == 0
 
 
 def test_recorded_log_probs_stand_beside_their_tokens_in_fp32_and_one_missing_leaves_out_all() -> None:
     recorded = [rollout("a", 1.0, 2, (-0.1, -0.2)), rollout("a", 0.0, 1, (-0.3,))]
-    (batch,) = GrpoObjective(CONFIG).micro_batches(recorded, [], micro_batch_size=2, num_slots=1, pad_id=0)
+    (batch,) = GrpoObjective(CONFIG).micro_batches(recorded, [], Cut(micro_batch_size=2, num_slots=1, pad_id=0))
     assert batch.old_log_probs is not None
     assert batch.old_log_probs.dtype == torch.float32
     torch.testing.assert_close(batch.old_log_probs, torch.tensor([[-0.1, -0.2], [-0.3, 0.0]]))
     mixed = [recorded[0], rollout("a", 0.0, 1)]
     for size in (1, 2):
-        batches = GrpoObjective(CONFIG).micro_batches(mixed, [], micro_batch_size=size, num_slots=2, pad_id=0)
+        batches = GrpoObjective(CONFIG).micro_batches(mixed, [], Cut(micro_batch_size=size, num_slots=2, pad_id=0))
         assert [batch.old_log_probs for batch in batches] == [None, None]
 
 
@@ -267,7 +268,7 @@ def test_micro_batches_add_up_to_the_update_whatever_their_size(policy: Policy) 
         policy.zero_grad()
         objective.begin_update()
         total = 0.0
-        for batch in objective.micro_batches(update, [], micro_batch_size=size, num_slots=7, pad_id=0):
+        for batch in objective.micro_batches(update, [], Cut(micro_batch_size=size, num_slots=7, pad_id=0)):
             loss = objective.loss(policy, batch)
             loss.backward()
             total += loss.item()
@@ -286,7 +287,7 @@ def test_micro_batches_add_up_to_the_update_whatever_their_size(policy: Policy) 
 
 def test_a_filler_gives_a_zero_that_hangs_on_the_graph_and_counts_in_no_metric(policy: Policy) -> None:
     objective = GrpoObjective(CONFIG)
-    (filler,) = objective.micro_batches(UPDATE[2:4], [], micro_batch_size=2, num_slots=1, pad_id=0)
+    (filler,) = objective.micro_batches(UPDATE[2:4], [], Cut(micro_batch_size=2, num_slots=1, pad_id=0))
     loss = objective.loss(policy, filler)
     loss.backward()
     assert loss.item() == 0.0

@@ -10,7 +10,7 @@ from resd_lightning.config import DistillationConfig, GrpoConfig, TeacherConfig
 from resd_lightning.objectives.distillation import DistillationObjective
 from resd_lightning.objectives.grpo import GrpoObjective
 from resd_lightning.objectives.mixture import MixtureObjective
-from resd_lightning.objectives.objective import Objective
+from resd_lightning.objectives.objective import Cut, Objective
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import Completion, DistillBatch, Example, Feedback, Message, Rollout, TeacherPrompt
 
@@ -34,7 +34,7 @@ def policy(tiny_base: Path) -> Policy:
 def gradient(policy: Policy, objective: Objective, num_slots: int) -> torch.Tensor:
     policy.zero_grad()
     objective.begin_update()
-    for batch in objective.micro_batches(ROLLOUTS, PROMPTS, micro_batch_size=2, num_slots=num_slots, pad_id=0):
+    for batch in objective.micro_batches(ROLLOUTS, PROMPTS, Cut(micro_batch_size=2, num_slots=num_slots, pad_id=0)):
         objective.loss(policy, batch).backward()
     return torch.cat([weight.grad.flatten() for weight in policy.student_weights().values()])
 
@@ -52,7 +52,7 @@ def test_each_loss_has_half_the_slots_and_they_stand_in_one_order_on_every_rank(
     mixture = MixtureObjective(DISTILLATION, GRPO, 0.5)
     for rank in range(2):
         batches = mixture.micro_batches(
-            ROLLOUTS, PROMPTS, micro_batch_size=1, num_slots=6, pad_id=0, rank=rank, world_size=2
+            ROLLOUTS, PROMPTS, Cut(micro_batch_size=1, num_slots=6, pad_id=0, rank=rank, world_size=2)
         )
         assert [isinstance(batch, DistillBatch) for batch in batches] == [True] * 3 + [False] * 3
 
@@ -60,7 +60,7 @@ def test_each_loss_has_half_the_slots_and_they_stand_in_one_order_on_every_rank(
 @pytest.mark.parametrize(("weight", "is_filler"), [(1.0, [False, True]), (0.0, [True, False])])
 def test_a_loss_without_weight_is_not_run(weight: float, is_filler: list[bool]) -> None:
     mixture = MixtureObjective(DISTILLATION, GRPO, weight)
-    batches = mixture.micro_batches(ROLLOUTS, PROMPTS, micro_batch_size=3, num_slots=2, pad_id=0)
+    batches = mixture.micro_batches(ROLLOUTS, PROMPTS, Cut(micro_batch_size=3, num_slots=2, pad_id=0))
     assert [batch.is_filler for batch in batches] == is_filler
 
 
@@ -85,7 +85,7 @@ def test_metrics_and_transcripts_have_both_parts(policy: Policy) -> None:
 def test_only_a_turn_of_the_distillation_has_token_facts_and_they_are_taken_once(policy: Policy) -> None:
     mixture = MixtureObjective(DISTILLATION, GRPO, 0.5)
     taken = []
-    for batch in mixture.micro_batches(ROLLOUTS, PROMPTS, micro_batch_size=3, num_slots=2, pad_id=0):
+    for batch in mixture.micro_batches(ROLLOUTS, PROMPTS, Cut(micro_batch_size=3, num_slots=2, pad_id=0)):
         mixture.loss(policy, batch)
         taken.append(mixture.take_token_facts())
         assert mixture.take_token_facts() == {}
