@@ -15,7 +15,6 @@ import yaml
 from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel
 
@@ -223,6 +222,8 @@ def _write_scalars(folder: RunFolder, updates_done: int, comparisons: Sequence[C
 
 
 def _read_scalars(target: Path) -> dict[tuple[str, int], float]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # a third of a second
+
     if not target.exists():
         return {}
     events = EventAccumulator(str(target))
