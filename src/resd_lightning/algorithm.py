@@ -92,7 +92,7 @@ def check_algorithm(
                 f"trainer.callbacks: model.objective grpo has no teacher and reads no context, so {names} would only "
                 "cost; take them out, as configs/method/grpo.yaml does"
             )
-    elif teacher == "ema" and "SyncTeacher" not in names:
+    elif teacher == "ema" and "SyncTeacher" not in _roles(callbacks):
         raise ConfigError(
             "trainer.callbacks: model.teacher.kind ema needs SyncTeacher, or the teacher never moves; add it, or "
             f"choose model.teacher.kind initial; got {names}"
@@ -108,10 +108,15 @@ def _check_lines(callbacks: Sequence[AlgorithmCallback]) -> None:
                 f"{type(earlier).__name__} (line {earlier.line:g}), and each line once; got {names}"
             )
     for callback in callbacks:
-        if callback.needs is not None and callback.needs not in names:
+        if callback.needs is not None and callback.needs not in _roles(callbacks):
             raise ConfigError(
                 f"trainer.callbacks: {type(callback).__name__} needs {callback.needs} before it; got {names}"
             )
+
+
+def _roles(callbacks: Sequence[AlgorithmCallback]) -> set[str]:
+    """Return the names of the callbacks and of what they inherit from: a subclass does what its parent is there for."""
+    return {parent.__name__ for callback in callbacks for parent in type(callback).__mro__}
 
 
 def _check_phases(phases: Sequence[Phase]) -> None:

@@ -74,6 +74,16 @@ def test_other_teachers_need_no_sync(kind: str) -> None:
     check_algorithm(made(*ALGORITHM_1), kind)
 
 
+def test_a_subclass_stands_for_its_parent() -> None:
+    class Reflect(ReflectOnFailures):
+        pass
+
+    class Sync(SyncTeacher):
+        pass
+
+    check_algorithm(made(Reflect, CuratePlaybook, Sync), "ema")
+
+
 # Phases
 
 DISTILLATION, GRPO = Phase("distillation", 1), Phase("grpo", 8)

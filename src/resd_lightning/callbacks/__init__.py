@@ -10,6 +10,7 @@ from resd_lightning.callbacks.measure_forgetting import MeasureForgetting
 from resd_lightning.callbacks.probe_tokens import ProbeTokens
 from resd_lightning.callbacks.record_metrics import RecordMetrics
 from resd_lightning.callbacks.reflect import ReflectOnFailures
+from resd_lightning.callbacks.reflect_wrongly import ReflectWrongly
 from resd_lightning.callbacks.sample_teacher import SampleTeacher
 from resd_lightning.callbacks.stop_at_budget import StopAtBudget
 from resd_lightning.callbacks.switch_objective import SwitchObjective
@@ -34,6 +35,7 @@ __all__ = [
     "ProbeTokens",
     "RecordMetrics",
     "ReflectOnFailures",
+    "ReflectWrongly",
     "SampleTeacher",
     "StopAtBudget",
     "SwitchObjective",
