@@ -13,7 +13,7 @@ from rich.console import Console
 
 from resd_lightning.compare.aggregate import aggregate
 from resd_lightning.compare.curve import NoNumbersError, Point, RunNumbers, measure, read_curve
-from resd_lightning.compare.figures import draw_curves
+from resd_lightning.compare.figures import draw
 from resd_lightning.compare.launch import Launcher, choose_jobs, locked
 from resd_lightning.compare.plan import Compose, Options, PlannedRun, plan
 from resd_lightning.compare.study import Study, read_study
@@ -109,9 +109,9 @@ def write_results(
         "missing": [{"variant": run.variant, "seed": run.seed, "why": why} for run, why in missing.items()],
     }
     replace_text(out / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    draw_curves(out, study, samples, numbers)
+    draw(out, study, samples, numbers)
     Console().print(table, markup=False, highlight=False, soft_wrap=True)
-    logger.info("table, curves, results.json and commands.sh: %s", out)
+    logger.info("table, figures, results.json and commands.sh: %s", out)
 
 
 def _run_entry(run: PlannedRun, numbers: RunNumbers) -> dict[str, object]:

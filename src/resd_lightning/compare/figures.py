@@ -1,4 +1,4 @@
-"""A comparison's learning curves."""
+"""A comparison's figures: where its runs end, and how they come there."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from resd_lightning.costs import UNITS, Unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 AXIS: Mapping[Unit, str] = {
     "prompts": "training prompts",
@@ -26,10 +27,12 @@ GRID = 100
 """Points that a mean curve is drawn through."""
 STYLES = ("-", "--", "-.", ":")
 """Lines differ in style as well as in colour."""
+MOST_CURVES = 10
+"""Variants whose curves can be told from each other; of more only the ends are drawn."""
 
 
-def draw_curves(out: Path, study: Study, samples: int, numbers: Mapping[str, Mapping[int, RunNumbers]]) -> list[Path]:
-    """Draw the metric over each unit as PNG and SVG, and return the files.
+def draw(out: Path, study: Study, samples: int, numbers: Mapping[str, Mapping[int, RunNumbers]]) -> list[Path]:
+    """Draw the ends and, where they can be told apart, the curves, as PNG and SVG; return the files.
 
     Args:
         out: Folder of the figures.
@@ -37,31 +40,69 @@ def draw_curves(out: Path, study: Study, samples: int, numbers: Mapping[str, Map
         samples: Responses per prompt in validation.
         numbers: Finished runs by variant and seed.
     """
+    shown = {name: list(numbers[name].values()) for name in study.variants if name in numbers}
+    if not shown:
+        return []
+    paths = draw_ends(out, study, samples, shown)
+    return paths + (draw_curves(out, study, samples, shown) if len(study.variants) <= MOST_CURVES else [])
+
+
+def draw_ends(out: Path, study: Study, samples: int, shown: Mapping[str, Sequence[RunNumbers]]) -> list[Path]:
+    """Draw each run's last score within the budget as a dot, and each variant's mean with its interval."""
     # Imported here: `resd fit` must not wait for a library that it doesn't draw with.
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    shown = [name for name in study.variants if name in numbers]
-    curves = [run.curve for name in shown for run in numbers[name].values()]
-    highest = max((point.scores[study.metric] for curve in curves for point in curve), default=0.0)
+    figure = Figure(figsize=(7, 0.9 + 0.28 * len(shown)), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for row, runs in enumerate(shown.values()):
+        ends = [run.end.scores[study.metric] for run in runs]
+        axes.plot(ends, [row] * len(ends), "o", color="C0", markersize=4, alpha=0.5, markeredgewidth=0)
+        found = estimate(ends)
+        axes.errorbar(
+            found.mean, row, xerr=found.half_width, fmt="|", color="black", markersize=9, capsize=3, linewidth=1
+        )
+    axes.set_yticks(range(len(shown)), [study.labels[name] for name in shown])
+    axes.set_ylim(len(shown) - 0.5, -0.5)  # the first on top
+    axes.set_xlim(-0.02, 1.02)
+    unit = study.currency.replace("_", " ")
+    axes.set_xlabel(f"validation {study.metric}@{samples} after {study.limit:,} {unit}: seeds, mean, 95 % interval")
+    axes.grid(alpha=0.25)
+    return _save(figure, out, "ends")
+
+
+def draw_curves(out: Path, study: Study, samples: int, shown: Mapping[str, Sequence[RunNumbers]]) -> list[Path]:
+    """Draw the metric over each unit."""
+    from matplotlib.figure import Figure
+
+    curves = [run.curve for runs in shown.values() for run in runs]
+    highest = max(point.scores[study.metric] for curve in curves for point in curve)
     paths = []
-    for unit in UNITS if shown else ():
-        figure = Figure(figsize=(7, 3.8), dpi=150, layout="constrained")
+    for unit in UNITS:
+        figure = Figure(figsize=(8.5, 3.8), dpi=150, layout="constrained")
         axes = figure.subplots()
         for place, name in enumerate(study.variants):
             if name in shown:
-                _draw(axes, list(numbers[name].values()), study, unit, study.labels[name], place)
+                _draw(axes, shown[name], study, unit, study.labels[name], place)
         axes.set(xlabel=AXIS[unit], ylabel=f"validation {study.metric}@{samples}")
         axes.set_xlim(left=0)
         axes.set_ylim(0, min(1.02, 1.15 * highest) or 1.02)  # by the runs: an interval over few seeds is far wider
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=8, handlelength=3, title="seeds, their mean and its 95 % interval", title_fontsize=8)
-        for suffix in ("png", "svg"):
-            path = out / f"curves_{unit}.{suffix}"
-            with rc_context({"svg.hashsalt": "resd"}):  # the same numbers make the same file
-                figure.savefig(path, metadata={"Date": None} if suffix == "svg" else None)
-            paths.append(path)
+        title = "seeds, mean, 95 % interval"
+        figure.legend(loc="outside right upper", fontsize=8, handlelength=3, title=title, title_fontsize=8)
+        paths += _save(figure, out, f"curves_{unit}")
+    return paths
+
+
+def _save(figure: Figure, out: Path, name: str) -> list[Path]:
+    from matplotlib import rc_context
+
+    paths = []
+    for suffix in ("png", "svg"):
+        path = out / f"{name}.{suffix}"
+        with rc_context({"svg.hashsalt": "resd"}):  # the same numbers make the same file
+            figure.savefig(path, metadata={"Date": None} if suffix == "svg" else None)
+        paths.append(path)
     return paths
 
 
@@ -78,7 +119,7 @@ def _draw(axes: Axes, runs: Sequence[RunNumbers], study: Study, unit: Unit, labe
     colour, style = f"C{place % 10}", STYLES[place % len(STYLES)]
     axes.plot(grid, mean, color=colour, linestyle=style, linewidth=2, label=label)
     for spent, scores in lines:
-        axes.plot(spent, scores, color=colour, linewidth=0.6, alpha=0.6)
+        axes.plot(spent, scores, color=colour, linewidth=0.6, alpha=0.35)
     widths = [each.half_width for each in estimates if each.half_width is not None]
     if widths:
-        axes.fill_between(grid, mean - widths, mean + widths, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(grid, mean - widths, mean + widths, color=colour, alpha=0.1, linewidth=0)

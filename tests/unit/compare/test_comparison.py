@@ -51,7 +51,7 @@ def runs(tmp_path: Path) -> list[PlannedRun]:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than all else."""
-    monkeypatch.setattr(command, "draw_curves", lambda *args: [])
+    monkeypatch.setattr(command, "draw", lambda *args: [])
 
 
 def results(
@@ -158,7 +158,8 @@ def test_figures_are_images_and_the_same_numbers_make_the_same_ones(
     tmp_path: Path, runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(figures, "UNITS", ("generated_tokens", "seconds"))
-    names = [f"curves_{unit}.{suffix}" for unit in figures.UNITS for suffix in ("png", "svg")]
+    stems = ["ends", *(f"curves_{unit}" for unit in figures.UNITS)]
+    names = [f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")]
     drawn = []
     for _ in range(2):
         results(tmp_path, runs)
@@ -189,7 +190,28 @@ def test_nothing_finished_makes_a_table_that_says_so_and_no_figure(tmp_path: Pat
     runs = [planned(tmp_path, variant, seed) for seed in (0, 1) for variant in ("resd", "sdpo", "grpo")]
     write_results("small", STUDY, tmp_path, runs, {})
     assert (tmp_path / "table.md").read_text().count("not run yet") == 6
-    assert not list(tmp_path.glob("curves_*"))
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_of_many_variants_only_the_ends_are_drawn(
+    tmp_path: Path, runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "MOST_CURVES", 2)
+    results(tmp_path, runs)
+    assert [path.name for path in tmp_path.glob("*.png")] == ["ends.png"]
+
+
+def test_the_dots_are_the_runs_ends_and_the_bar_their_mean_with_its_interval(
+    tmp_path: Path, runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: kept.append(figure) or [])
+    figures.draw_ends(tmp_path, STUDY, 4, {"resd": [measure(read_curve(runs[i].folder, 4), STUDY) for i in (0, 3)]})
+    (axes,) = kept[0].axes
+    assert sorted(axes.lines[0].get_xdata()) == [pytest.approx(0.6), pytest.approx(0.8)]
+    (bar,) = axes.collections[0].get_segments()
+    assert [x for x, _ in bar] == [pytest.approx(0.7 - T1 * 0.1), pytest.approx(0.7 + T1 * 0.1)]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["RESD"]
 
 
 @pytest.mark.usefixtures("no_figures")
