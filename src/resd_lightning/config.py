@@ -62,8 +62,19 @@ class PolicyConfig:
     """Recompute activations in the backward pass: slower, with much less memory."""
     attention: str = "sdpa"
     """Attention implementation of transformers, for example sdpa, eager or flash_attention_2."""
+    packing: Literal["auto", "on", "off"] = "auto"
+    """Train on micro-batches without padding, as one sequence; auto is on where attention is flash_attention."""
     chat_template: str | None = None
     """Path of a Jinja chat template that replaces the tokenizer's own; null uses the tokenizer's."""
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether micro-batches are run without padding.
+
+        Other attention than flash attention computes packed sequences as one, however many there are, and masks them
+        from each other.
+        """
+        return self.packing == "on" or (self.packing == "auto" and self.attention.startswith("flash_attention"))
 
     def __post_init__(self) -> None:
         require(bool(self.base), "model.policy.base", "a model name or folder", self.base)
@@ -123,6 +134,8 @@ class DistillationConfig:
     """Never hold all logits at once (fused), hold them (plain), or fused where it can be and pays (auto)."""
     chunk_tokens: int = 256
     """Response tokens whose logits the fused loss holds at once."""
+    teacher_prefix: Literal["auto", "shared", "repeated"] = "auto"
+    """Read what all teacher prompts begin with once an update (shared), with each (repeated), or as it pays (auto)."""
 
     def __post_init__(self) -> None:
         require(self.chunk_tokens >= 1, "model.distillation.chunk_tokens", "at least 1", self.chunk_tokens)
@@ -156,6 +169,8 @@ class GrpoConfig:
 class OptimizerConfig:
     """AdamW with a linear warm-up and a constant rate after it."""
 
+    kind: Literal["adamw", "paged_adamw_8bit"] = "adamw"
+    """Torch's AdamW, or bitsandbytes' with moments in 8 bits that may leave the GPU; the latter needs CUDA."""
     learning_rate: float = 1e-6
     """Learning rate after warm-up; the paper's value for full fine-tuning, LoRA wants 10 to 100 times as much."""
     weight_decay: float = 0.01

@@ -55,7 +55,9 @@ class RolloutDataModule(LightningDataModule):
         batch_size: Prompts per update.
         inner_updates: Updates on each batch of prompts; K in the paper.
         rollouts_per_prompt: Responses to each prompt and update.
-        micro_batch_size: Responses per forward and backward pass; memory grows with it, results do not change.
+        micro_batch_size: Most responses per forward and backward pass; memory grows with it, results do not change.
+        micro_batch_tokens: Most tokens per forward and backward pass, padding included, behind the longer of the two
+            prompts; a longer response has a pass of its own. Null leaves it to micro_batch_size.
         max_batches: Stop after this many batches of prompts; null trains on all of them.
         max_prompt_tokens: Longest question; longer ones are skipped and counted.
         rollout: Sampling of training rollouts.
@@ -76,6 +78,7 @@ class RolloutDataModule(LightningDataModule):
         inner_updates: int = 4,
         rollouts_per_prompt: int = 1,
         micro_batch_size: int = 1,
+        micro_batch_tokens: int | None = None,
         max_batches: int | None = None,
         max_prompt_tokens: int = 4096,
         rollout: SamplingConfig = SamplingConfig(),  # noqa: B008  # frozen
@@ -98,6 +101,8 @@ class RolloutDataModule(LightningDataModule):
             "validation_batch_size": validation_batch_size,
         }.items():
             require(value >= 1, f"data.{key}", "at least 1", value)
+        is_some = micro_batch_tokens is None or micro_batch_tokens >= 1
+        require(is_some, "data.micro_batch_tokens", "at least 1", micro_batch_tokens)
         require(max_batches is None or max_batches >= 1, "data.max_batches", "at least 1", max_batches)
         require(verify_workers >= 0, "data.verify_workers", "at least 0", verify_workers)
         require(verify_timeout_s > 0, "data.verify_timeout_s", "above 0", verify_timeout_s)
@@ -107,6 +112,7 @@ class RolloutDataModule(LightningDataModule):
         self.inner_updates = inner_updates
         self.rollouts_per_prompt = rollouts_per_prompt
         self.micro_batch_size = micro_batch_size
+        self.micro_batch_tokens = micro_batch_tokens
         self.max_batches = max_batches
         self.max_prompt_tokens = max_prompt_tokens
         self.rollout = rollout
@@ -252,7 +258,16 @@ class RolloutDataModule(LightningDataModule):
     def _slots(self, phase: Phase) -> int:
         per_rank = -(-self.batch_size * phase.rollouts_per_prompt // self._trainer.world_size)
         passes = 2 if phase.objective == "mixture" else 1  # its two losses take turns
-        return passes * -(-per_rank // self.micro_batch_size)
+        return passes * -(-per_rank // self._fewest_per_micro_batch)
+
+    @property
+    def _fewest_per_micro_batch(self) -> int:
+        """Rollouts that fit into a micro-batch, be they as long as they may."""
+        if self.micro_batch_tokens is None:
+            return self.micro_batch_size
+        longest_prompt = max(self.max_prompt_tokens, self.module.teacher_prompt_config.max_tokens)
+        fitting = self.micro_batch_tokens // (longest_prompt + self.rollout.max_new_tokens)
+        return max(1, min(self.micro_batch_size, fitting))
 
     # One update
 
@@ -283,9 +298,12 @@ class RolloutDataModule(LightningDataModule):
             cast("int", module.tokenizer.pad_token_id),
             trainer.global_rank,
             trainer.world_size,
+            self.micro_batch_tokens,
+            module.policy_config.is_packed,
         )
-        # Lines 17 and 18 are the module's training_step.
-        yield from objective.micro_batches(record.rollouts, record.teacher_prompts, cut)
+        batches = objective.micro_batches(record.rollouts, record.teacher_prompts, cut)
+        record.metrics |= objective.cut_metrics()
+        yield from batches  # lines 17 and 18 are the module's training_step
 
     def roll_out(self, examples: Sequence[Example], update: int, purpose: Purpose) -> list[Rollout]:
         """Return verified responses of the student, in order of examples then samples; skipped prompts left out.

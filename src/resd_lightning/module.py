@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import torch
+from bitsandbytes.optim import PagedAdamW8bit
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -154,11 +155,14 @@ class ResdModule(LightningModule):
         """Check the settings against the base's small files.
 
         Raises:
-            ConfigError: See `load_tokenizer`, `read_base_facts`, `check_fused`.
+            ConfigError: See `load_tokenizer`, `read_base_facts`, `check_fused`; or an optimizer not for the device.
             ValueError: `model.distillation.top_k` is above the vocabulary.
         """
         self._distillation.check_vocabulary(self.facts.vocab_size)
         check_fused(self._distillation.config, self.teacher_config, self.policy_config, self.facts)
+        kind, device = self.optimizer_config.kind, self.trainer.strategy.root_device.type
+        has_kind = kind == "adamw" or device == "cuda"
+        require(has_kind, "model.optimizer.kind", f"adamw on {device}", kind)
         _ = self.tokenizer
 
     def configure_model(self) -> None:
@@ -265,7 +269,8 @@ class ResdModule(LightningModule):
         self.data.costs.add_time("train", time.perf_counter() - self._batch_started_s)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Note the rate of this step and the gradient's norm before clipping."""
+        """Note the rate of this step and the gradient's norm before clipping; all micro-batches are through."""
+        self.objective.end_update()
         weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
         self._step_metrics = {
             "train/grad_norm": float(torch.nn.utils.get_total_norm([weight.grad for weight in weights])),
@@ -279,15 +284,18 @@ class ResdModule(LightningModule):
         return {**reduced, **self._step_metrics}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return AdamW on the student's weights with a linear warm-up, then a constant rate."""
+        """Return AdamW on the student's weights with a linear warm-up, then a constant rate.
+
+        Torch's own is not the fused one: Lightning doesn't clip gradients for it under mixed precision.
+        """
         config = self.optimizer_config
-        optimizer = AdamW(
+        kind: type[AdamW] = PagedAdamW8bit if config.kind == "paged_adamw_8bit" else AdamW
+        optimizer = kind(
             [weight for weight in self.loaded_policy.student_weights().values() if weight.requires_grad],
             lr=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
         )
-
         scheduler = LambdaLR(optimizer, self._warmup_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -95,6 +95,11 @@ class Completion:
     is_skipped: bool = False
     log_probs: tuple[float, ...] | None = field(default=None, compare=False)
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt and response together."""
+        return len(self.prompt_ids) + len(self.token_ids)
+
     def __post_init__(self) -> None:
         if self.log_probs is not None and len(self.log_probs) != len(self.token_ids):
             raise ValueError(f"Completion.log_probs must be {len(self.token_ids)} numbers, got {len(self.log_probs)}")
@@ -302,12 +307,13 @@ class DistillBatch:
     Args:
         student_ids: (batch, student_prompt + time) tokens.
         student_mask: True at the student's real tokens.
-        teacher_ids: (batch, teacher_prompt + time) tokens.
+        teacher_ids: (batch, teacher_prompt + time) tokens, what all teacher prompts begin with left out.
         teacher_mask: True at the teacher's real tokens.
         response_mask: (batch, time), True at real response tokens.
         coefficients: (batch,) fp32; a sequence's share of the update's loss per unit of token loss.
         rollouts: Each row's index among the update's rollouts; empty for a batch that only fills a slot.
         is_filler: It weighs nothing and is there to fill a slot.
+        teacher_prefix: (prefix,) tokens that stand before every row of `teacher_ids`; None for none.
     """
 
     def __init__(
@@ -320,6 +326,7 @@ class DistillBatch:
         coefficients: Float[Tensor, " batch"],
         rollouts: Sequence[int] = (),
         is_filler: bool = False,
+        teacher_prefix: Int[Tensor, " prefix"] | None = None,
     ) -> None:
         self.student_ids = student_ids
         self.student_mask = student_mask
@@ -329,6 +336,7 @@ class DistillBatch:
         self.coefficients = coefficients
         self.rollouts = tuple(rollouts)
         self.is_filler = is_filler
+        self.teacher_prefix = teacher_prefix if teacher_prefix is not None else student_ids.new_zeros(0)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> DistillBatch:
         """Return the batch on `device`, precision unchanged."""

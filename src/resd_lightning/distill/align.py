@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import Cache
 
+from resd_lightning.distill.prefix import SharedPrefix
 from resd_lightning.records import DistillBatch
 
 
@@ -18,10 +20,14 @@ def make_batch(
     coefficients: Sequence[float],
     pad_id: int,
     rollouts: Sequence[int] = (),
+    teacher_prefix: Sequence[int] = (),
 ) -> DistillBatch:
-    """Return the padded tensors of some rollouts, numbered as the update does; no sequence of tokens may be empty."""
+    """Return the padded tensors of some rollouts, numbered as the update does; no sequence of tokens may be empty.
+
+    All teacher prompts begin with `teacher_prefix`, and go on.
+    """
     student_ids, student_mask = beside(student_prompts, responses, pad_id)
-    teacher_ids, teacher_mask = beside(teacher_prompts, responses, pad_id)
+    teacher_ids, teacher_mask = beside([p[len(teacher_prefix) :] for p in teacher_prompts], responses, pad_id)
     return DistillBatch(
         student_ids,
         student_mask,
@@ -30,6 +36,7 @@ def make_batch(
         response_mask(responses),
         torch.tensor(coefficients, dtype=torch.float32),
         rollouts,
+        teacher_prefix=torch.tensor(teacher_prefix, dtype=torch.long),
     )
 
 
@@ -41,10 +48,29 @@ def empty_batch(pad_id: int) -> DistillBatch:
 
 
 def response_logits(
-    model: nn.Module, ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"], response_time: int
+    model: nn.Module,
+    ids: Int[Tensor, "batch time"],
+    mask: Bool[Tensor, "batch time"],
+    response_time: int,
+    *,
+    is_packed: bool = False,
+    prefix: SharedPrefix | None = None,
 ) -> Float[Tensor, "batch response_time vocab"]:
-    """Return the logits that predict the last `response_time` columns; the prompt's are never computed."""
-    output = model(**_inputs(ids, mask), logits_to_keep=response_time + 1)
+    """Return the logits that predict the last `response_time` columns; the prompt's are never computed.
+
+    Args:
+        model: Reads prompts and responses in one forward pass.
+        ids: Their tokens, a row for each.
+        mask: True at real tokens.
+        response_time: Columns of the responses.
+        is_packed: Run the rows as one sequence without padding; attention must tell them apart by their positions.
+        prefix: What stands before every row, read already; such rows are padded whatever `is_packed` says.
+    """
+    if is_packed and prefix is None:
+        inputs, places = _packed(ids, mask, response_time)
+        packed: Float[Tensor, "1 place vocab"] = model(**inputs, logits_to_keep=places.flatten()).logits
+        return packed.view(*places.shape, -1)  # (1, B x T, V) -> (B, T, V)
+    output = model(**_inputs(ids, mask, prefix), logits_to_keep=response_time + 1)
     logits: Float[Tensor, "batch time vocab"] = output.logits
     return logits[:, :-1]  # the last position predicts past the response: (B, T + 1, V) -> (B, T, V)
 
@@ -83,16 +109,52 @@ def response_mask(responses: Sequence[Sequence[int]]) -> Bool[Tensor, "batch tim
 
 
 def response_hidden(
-    backbone: nn.Module, ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"], response_time: int
+    backbone: nn.Module,
+    ids: Int[Tensor, "batch time"],
+    mask: Bool[Tensor, "batch time"],
+    response_time: int,
+    *,
+    is_packed: bool = False,
+    prefix: SharedPrefix | None = None,
 ) -> Float[Tensor, "batch response_time hidden"]:
-    """Return the last hidden states that predict the last `response_time` columns; `backbone` has no output head."""
-    hidden: Float[Tensor, "batch time hidden"] = backbone(**_inputs(ids, mask)).last_hidden_state
+    """Return the last hidden states that predict the last `response_time` columns; `backbone` has no output head.
+
+    The rest is as in `response_logits`.
+    """
+    hidden: Float[Tensor, "batch time hidden"]
+    if is_packed and prefix is None:
+        inputs, places = _packed(ids, mask, response_time)
+        hidden = backbone(**inputs).last_hidden_state
+        return hidden[0, places]  # (1, N, H) -> (B, T, H)
+    hidden = backbone(**_inputs(ids, mask, prefix)).last_hidden_state
     return hidden[:, -response_time - 1 : -1]  # (B, P + T, H) -> (B, T, H)
 
 
-def _inputs(ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]) -> dict[str, Tensor | bool]:
+def _inputs(
+    ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"], prefix: SharedPrefix | None = None
+) -> dict[str, Tensor | Cache | bool]:
     positions = (mask.long().cumsum(dim=-1) - 1).clamp_min(0)
-    return {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions, "use_cache": False}
+    inputs: dict[str, Tensor | Cache | bool] = {"input_ids": ids, "use_cache": False}
+    if prefix is None:
+        return {**inputs, "attention_mask": mask.long(), "position_ids": positions}
+    seen = torch.cat([mask.new_ones(len(mask), prefix.length), mask], dim=1)
+    positions = positions + prefix.length
+    return {**inputs, "attention_mask": seen.long(), "position_ids": positions, **prefix.cache()}
+
+
+def _packed(
+    ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"], response_time: int
+) -> tuple[dict[str, Tensor | bool], Int[Tensor, "batch response_time"]]:
+    """Return the rows' real tokens as one sequence, and where in it each response token is predicted.
+
+    Positions start anew with each row, and there is no mask: by that transformers tells the rows apart. Places at
+    padding point at some real token.
+    """
+    positions = mask.long().cumsum(dim=-1) - 1
+    places = (mask.flatten().long().cumsum(dim=0) - 1).view_as(ids)  # (B, P + T), counted over all rows
+    inputs: dict[str, Tensor | bool] = {"use_cache": False}
+    inputs |= {"input_ids": ids[mask].unsqueeze(0), "position_ids": positions[mask].unsqueeze(0)}
+    return inputs, places[:, -response_time - 1 : -1]
 
 
 def beside(

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from resd_lightning.config import ConfigError, DistillationConfig
 from resd_lightning.distill.align import empty_batch, make_batch, response_hidden, response_logits
 from resd_lightning.distill.divergence import DistillationLoss, check_divergence_settings, distillation_loss
 from resd_lightning.distill.fused import fused_distillation_loss
+from resd_lightning.distill.prefix import SharedPrefix, common_prefix, obstacle_to_prefix
 from resd_lightning.distill.weights import success_rate_weights
 from resd_lightning.objectives.fused_or_plain import chooses_fused
 from resd_lightning.objectives.objective import Cut, Objective, reduce_over
 from resd_lightning.policy.head import backbone_of, frozen_head
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import DistillBatch, Rollout, TeacherPrompt
+
+LEAST_SAVING = 0.1
+"""Share of the teacher's tokens that reading a common beginning once must save for `auto` to do so."""
 
 
 class DistillationObjective(Objective[DistillBatch]):
@@ -37,6 +41,9 @@ class DistillationObjective(Objective[DistillBatch]):
         self.config = config
         self.is_fused: bool | None = None
         self._token_facts: dict[str, Float[Tensor, "batch time"]] = {}
+        self._can_share_prefix = False
+        self._prefix_tokens = 0
+        self._prefix: SharedPrefix | None = None
         self.check_vocabulary(None)
 
     def check_vocabulary(self, vocab_size: int | None) -> None:
@@ -78,6 +85,12 @@ class DistillationObjective(Objective[DistillBatch]):
         """Return the micro-batches of the rollouts whose teacher knows more than they did; see `Objective`."""
         coefficients = self.coefficients(rollouts, prompts).tolist()
         counted = [i for i, prompt in enumerate(prompts) if prompt.is_enriched and rollouts[i].completion.token_ids]
+        prefix = self._choose_prefix([(prompts[i], rollouts[i]) for i in counted])
+        self._prefix_tokens = len(prefix)
+        lengths = {
+            i: max(rollouts[i].completion.num_tokens, len(prompts[i].token_ids) + len(rollouts[i].completion.token_ids))
+            for i in counted
+        }
         batches = [
             make_batch(
                 [rollouts[i].completion.prompt_ids for i in chunk],
@@ -86,14 +99,45 @@ class DistillationObjective(Objective[DistillBatch]):
                 [coefficients[i] for i in chunk],
                 cut.pad_id,
                 chunk,
+                prefix,
             )
-            for chunk in cut.chunks(counted)
+            for chunk in cut.chunks(lengths)
         ]
         return batches + [empty_batch(cut.pad_id) for _ in range(cut.num_slots - len(batches))]
 
+    def _choose_prefix(self, counted: Sequence[tuple[TeacherPrompt, Rollout]]) -> tuple[int, ...]:
+        """Return the tokens that all teacher prompts begin with, if they are to be read once for all of them."""
+        how = self.config.teacher_prefix
+        prefix = common_prefix([prompt.token_ids for prompt, _ in counted]) if self._can_share_prefix else ()
+        total = sum(len(prompt.token_ids) + len(rollout.completion.token_ids) for prompt, rollout in counted)
+        saved = (len(counted) - 1) * len(prefix)
+        return prefix if saved and (how == "shared" or saved >= LEAST_SAVING * total) else ()
+
+    def cut_metrics(self) -> dict[str, float]:
+        """Return how many tokens the teacher reads once for all of the update's prompts."""
+        return {"teacher/shared_prefix_tokens": float(self._prefix_tokens)}
+
+    def end_update(self) -> None:
+        """Forget what the teacher has read."""
+        self._prefix = None
+
     def choose_loss(self, policy: Policy) -> None:
-        """Choose between the fused and the plain loss for this policy; see `chooses_fused`."""
+        """Choose for this policy between the fused and the plain loss, and whether the teacher can share a prefix.
+
+        Raises:
+            ConfigError: What is asked for can't be; the text says why.
+        """
         self.is_fused = chooses_fused(self.config, policy)
+        obstacle = self._obstacle_to_prefix(policy)
+        if obstacle is not None and self.config.teacher_prefix == "shared":
+            raise ConfigError(f"model.distillation.teacher_prefix shared can't be: {obstacle}; set it to auto")
+        self._can_share_prefix = obstacle is None and self.config.teacher_prefix != "repeated"
+
+    @staticmethod
+    def _obstacle_to_prefix(policy: Policy) -> str | None:
+        if policy.teacher_config.kind == "trust_region":
+            return "model.teacher.kind trust_region has two models read each prompt"
+        return obstacle_to_prefix(policy.model)
 
     def loss(self, policy: Policy, batch: DistillBatch) -> Float[Tensor, ""]:
         """Return this micro-batch's part of the update's loss; the parts add up to it.
@@ -119,7 +163,7 @@ class DistillationObjective(Objective[DistillBatch]):
     def _plain_loss(self, policy: Policy, batch: DistillBatch) -> DistillationLoss:
         time = batch.response_mask.shape[1]
         teacher = self.teacher_logits(policy, batch)
-        student = response_logits(policy.model, batch.student_ids, batch.student_mask, time)
+        student = response_logits(policy.model, batch.student_ids, batch.student_mask, time, is_packed=policy.is_packed)
         return distillation_loss(
             student,
             teacher,
@@ -135,8 +179,10 @@ class DistillationObjective(Objective[DistillBatch]):
         time, head = batch.response_mask.shape[1], frozen_head(policy)
         with policy.as_teacher() as model:
             # Copied, since what is sliced keeps the prompt's hidden states in memory.
-            teacher = response_hidden(backbone_of(model), batch.teacher_ids, batch.teacher_mask, time).clone()
-        student = response_hidden(backbone_of(policy.model), batch.student_ids, batch.student_mask, time)
+            teacher = self._behind_context(response_hidden, backbone_of(model), policy, batch).clone()
+        student = response_hidden(
+            backbone_of(policy.model), batch.student_ids, batch.student_mask, time, is_packed=policy.is_packed
+        )
         return fused_distillation_loss(
             student,
             head,
@@ -151,8 +197,21 @@ class DistillationObjective(Objective[DistillBatch]):
             chunk_tokens=self.config.chunk_tokens,
         )
 
-    @staticmethod
-    def teacher_logits(policy: Policy, batch: DistillBatch) -> Float[Tensor, "batch time vocab"]:
+    def teacher_logits(self, policy: Policy, batch: DistillBatch) -> Float[Tensor, "batch time vocab"]:
         """Return the frozen-context teacher's logits on the student's own tokens, without gradient."""
-        time = batch.response_mask.shape[1]
-        return policy.teacher_logits(lambda model: response_logits(model, batch.teacher_ids, batch.teacher_mask, time))
+        return policy.teacher_logits(lambda model: self._behind_context(response_logits, model, policy, batch))
+
+    def _behind_context(
+        self, read: Callable[..., Tensor], reader: nn.Module, policy: Policy, batch: DistillBatch
+    ) -> Tensor:
+        """Return what `read` makes of the responses behind the teacher's prompts, their common beginning read once."""
+        if len(batch.teacher_prefix) and self._prefix is None:
+            self._prefix = SharedPrefix(backbone_of(policy.model), batch.teacher_prefix)
+        return read(
+            reader,
+            batch.teacher_ids,
+            batch.teacher_mask,
+            batch.response_mask.shape[1],
+            is_packed=policy.is_packed,
+            prefix=self._prefix if len(batch.teacher_prefix) else None,
+        )

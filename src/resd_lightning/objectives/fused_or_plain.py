@@ -1,4 +1,4 @@
-"""Chooses between the fused and the plain distillation loss, and says which it is and why."""
+"""Chooses between the fused and the plain loss, and says which it is and why."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 FUSED_FROM_VOCAB = 4096
 """Vocabulary from which `auto` is fused. Below about 2,000 the plain loss is the faster one on a CPU."""
+HEAD_IS_TRAINED = "model.policy.lora null trains the output head"
 
 
 def check_fused(config: DistillationConfig, teacher: TeacherConfig, policy: PolicyConfig, facts: BaseFacts) -> None:
@@ -37,14 +38,25 @@ def chooses_fused(config: DistillationConfig, policy: Policy) -> bool:
     reason = "asked for" if config.loss == "plain" else _obstacle(config, policy)
     if config.loss == "fused" and reason is not None:
         raise _refused(reason)
-    vocab_size = policy.model.config.get_text_config().vocab_size
-    if config.loss == "auto" and reason is None and vocab_size < FUSED_FROM_VOCAB:
-        reason = f"a vocabulary of {vocab_size} is small"
+    if config.loss == "auto" and reason is None:
+        reason = _small_vocabulary(policy)
     if reason is None:
         logger.info("model.distillation.loss %s: fused, %d tokens at a time", config.loss, config.chunk_tokens)
     else:
         logger.info("model.distillation.loss %s: plain, as %s", config.loss, reason)
     return reason is None
+
+
+def chooses_fused_log_probs(policy: Policy) -> bool:
+    """Return whether GRPO's log-probs are fused: where they can be and the vocabulary is large."""
+    reason = HEAD_IS_TRAINED if not policy.has_adapters else head_obstacle(policy) or _small_vocabulary(policy)
+    logger.info("model.objective grpo: log-probs %s", "fused" if reason is None else f"plain, as {reason}")
+    return reason is None
+
+
+def _small_vocabulary(policy: Policy) -> str | None:
+    vocab_size = policy.model.config.get_text_config().vocab_size
+    return f"a vocabulary of {vocab_size} is small" if vocab_size < FUSED_FROM_VOCAB else None
 
 
 def _obstacle(config: DistillationConfig, policy: Policy) -> str | None:
@@ -58,7 +70,7 @@ def _obstacle_in_settings(config: DistillationConfig, teacher: TeacherKind, has_
     if teacher == "trust_region":
         return "model.teacher.kind trust_region mixes whole logits"
     if not has_adapters:
-        return "model.policy.lora null trains the output head"
+        return HEAD_IS_TRAINED
     return None
 
 

@@ -11,12 +11,17 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from peft import PeftModel
+from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from resd_lightning.config import GrpoConfig
-from resd_lightning.distill.align import beside, response_logits, response_mask
+from resd_lightning.distill import fused
+from resd_lightning.distill.align import beside, response_hidden, response_logits, response_mask
+from resd_lightning.objectives.fused_or_plain import chooses_fused_log_probs
 from resd_lightning.objectives.objective import Cut, Objective, reduce_over
+from resd_lightning.policy.head import backbone_of, frozen_head
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import GrpoBatch, Rollout, TeacherPrompt
 
@@ -43,6 +48,7 @@ class GrpoObjective(Objective[GrpoBatch]):
         super().__init__()
         self.config = config
         self.temperature = temperature
+        self._is_fused: bool | None = None
 
     def advantages(self, rollouts: Sequence[Rollout]) -> Float[Tensor, " rollout"]:
         """Return each rollout's advantage over its group, the rollouts of its prompt."""
@@ -94,7 +100,7 @@ class GrpoObjective(Objective[GrpoBatch]):
                 num_tokens,
                 cut.pad_id,
             )
-            for chunk in cut.chunks(counted)
+            for chunk in cut.chunks({i: rollouts[i].completion.num_tokens for i in counted})
         ]
         filler = make_grpo_batch([[cut.pad_id]], [[cut.pad_id]], None, [0.0], [0.0], max(num_tokens, 1), cut.pad_id)
         filler.is_filler = True
@@ -106,11 +112,13 @@ class GrpoObjective(Objective[GrpoBatch]):
         The initial model goes first and without gradient; the student's graph is the only one that lives.
         """
         config = self.config
+        if self._is_fused is None:
+            self._is_fused = chooses_fused_log_probs(policy)
         reference = None
         if config.kl_coefficient > 0:
             with policy.frozen("base") as model:
-                reference = self.log_probs(model, batch)
-        log_probs = self.log_probs(policy.model, batch)
+                reference = self.log_probs(policy, model, batch)
+        log_probs = self.log_probs(policy, policy.model, batch)
         old = log_probs.detach() if batch.old_log_probs is None else batch.old_log_probs
         token_loss, is_clipped = clipped_surrogate(
             log_probs, old, batch.advantages, clip_low=config.clip_low, clip_high=config.clip_high
@@ -124,11 +132,21 @@ class GrpoObjective(Objective[GrpoBatch]):
             token_loss = token_loss + config.kl_coefficient * kl
         return ((token_loss * batch.response_mask).sum(dim=-1) * batch.coefficients).sum()  # (B, T) -> (B,) -> ()
 
-    def log_probs(self, model: nn.Module, batch: GrpoBatch) -> Float[Tensor, "batch time"]:
-        """Return the model's log-probability of each response token at the sampling temperature."""
-        time = batch.response_mask.shape[1]
-        logits = response_logits(model, batch.student_ids, batch.student_mask, time)
-        return token_log_probs(logits, batch.student_ids[:, -time:], batch.response_mask, self.temperature)
+    def log_probs(
+        self, policy: Policy, model: PreTrainedModel | PeftModel, batch: GrpoBatch
+    ) -> Float[Tensor, "batch time"]:
+        """Return the log-probability of each response token at the sampling temperature, by one of the policy's views.
+
+        Where that is fused, the logits of all tokens never exist at once; see `distill.fused`.
+        """
+        own, mask = (batch.student_ids, batch.student_mask), batch.response_mask
+        time, is_packed = mask.shape[1], policy.is_packed
+        token_ids = batch.student_ids[:, -time:]
+        if self._is_fused:
+            hidden = response_hidden(backbone_of(model), *own, time, is_packed=is_packed)
+            return fused.token_log_probs(hidden / self.temperature, frozen_head(policy), token_ids, mask)
+        logits = response_logits(model, *own, time, is_packed=is_packed)
+        return token_log_probs(logits, token_ids, mask, self.temperature)
 
 
 def group_advantages(

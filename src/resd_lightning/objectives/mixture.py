@@ -47,6 +47,15 @@ class MixtureObjective(Objective[MicroBatch]):
         """Return what GRPO counts, and the weight."""
         return {**self.grpo.measure(rollouts), "mixture/distillation_weight": self.weight}
 
+    def cut_metrics(self) -> dict[str, float]:
+        """Return the distillation's; GRPO has none."""
+        return self.distillation.cut_metrics()
+
+    def end_update(self) -> None:
+        """Let both parts go of what they needed."""
+        self.distillation.end_update()
+        self.grpo.end_update()
+
     def describe(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt]) -> list[Mapping[str, float]]:
         """Return each rollout's coefficient in the distillation, weight left out, and its advantage."""
         both = zip(self.distillation.describe(rollouts, prompts), self.grpo.describe(rollouts, prompts), strict=True)

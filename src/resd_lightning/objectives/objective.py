@@ -21,11 +21,13 @@ class Cut:
     """How an update is cut into micro-batches.
 
     Attributes:
-        micro_batch_size: Rollouts per micro-batch.
+        micro_batch_size: Most rollouts per micro-batch.
         num_slots: Micro-batches that every rank runs in every update.
         pad_id: Token that fills the padding.
         rank: This process among `world_size`.
         world_size: Number of processes that share the update.
+        micro_batch_tokens: Most tokens per micro-batch, padding included; a longer rollout has one to itself.
+        is_packed: Micro-batches have no padding.
     """
 
     micro_batch_size: int
@@ -33,11 +35,34 @@ class Cut:
     pad_id: int
     rank: int = 0
     world_size: int = 1
+    micro_batch_tokens: int | None = None
+    is_packed: bool = False
 
-    def chunks(self, counted: Sequence[int]) -> list[Sequence[int]]:
-        """Return this rank's share of the counted rollouts, a chunk for each micro-batch."""
-        mine = counted[self.rank :: self.world_size]
-        return [mine[start : start + self.micro_batch_size] for start in range(0, len(mine), self.micro_batch_size)]
+    def chunks(self, lengths: Mapping[int, int]) -> list[list[int]]:
+        """Return this rank's share of some rollouts, a chunk for each micro-batch.
+
+        Under a limit of tokens, rollouts of similar length stand together, the longest first: so padding is least, and
+        an update that is too large for the memory fails at its beginning.
+
+        Args:
+            lengths: Tokens of each counted rollout, by its index among the update's.
+        """
+        order = list(lengths)
+        if self.micro_batch_tokens is not None:
+            order.sort(key=lambda i: -lengths[i])
+        chunks: list[list[int]] = []
+        for i in order[self.rank :: self.world_size]:
+            if chunks and self._is_one([lengths[j] for j in (*chunks[-1], i)]):
+                chunks[-1].append(i)
+            else:
+                chunks.append([i])
+        return chunks
+
+    def _is_one(self, lengths: Sequence[int]) -> bool:
+        """Whether rollouts of these lengths may share a micro-batch."""
+        tokens = sum(lengths) if self.is_packed else len(lengths) * max(lengths)
+        limit = self.micro_batch_tokens
+        return len(lengths) <= self.micro_batch_size and (limit is None or tokens <= limit)
 
 
 class Objective(ABC, Generic[BatchT]):
@@ -60,6 +85,13 @@ class Objective(ABC, Generic[BatchT]):
     def measure(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
         """Return what the update's rollouts mean to the objective, by metric name."""
         return {}
+
+    def cut_metrics(self) -> dict[str, float]:
+        """Return how the latest `micro_batches` were made, by metric name; the same on every rank."""
+        return {}
+
+    def end_update(self) -> None:
+        """Let go of what only the update's micro-batches needed."""
 
     @abstractmethod
     def describe(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt]) -> list[Mapping[str, float]]:

@@ -24,10 +24,10 @@ def logit_transform_of(config: PretrainedConfig) -> str | None:
     return altering[0] if altering else None
 
 
-def backbone_of(model: PreTrainedModel | PeftModel) -> nn.Module:
+def backbone_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """Return the model below its output head, adapters included; it yields the last hidden states, normalised."""
     # Adapters sit inside the layers, so the inner modules of a PeftModel compute with whichever is active.
-    backbone: nn.Module = _causal_model(model).base_model
+    backbone: PreTrainedModel = _causal_model(model).base_model
     return backbone
 
 

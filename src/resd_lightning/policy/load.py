@@ -156,4 +156,5 @@ def load_policy(
 ) -> Policy:
     """Return student and teacher on one loaded base."""
     logger.info("loading %s (%s, quantization %s)", config.base, config.dtype, config.quantization)
-    return Policy(load_base(config, device), tokenizer, lora=config.lora, teacher=teacher)
+    base = load_base(config, device)
+    return Policy(base, tokenizer, lora=config.lora, teacher=teacher, is_packed=config.is_packed)

@@ -35,6 +35,7 @@ class Policy(nn.Module):
         tokenizer: Its tokenizer, with a chat template.
         lora: Shape of the adapters; None trains the base's own weights.
         teacher: Which teacher the policy keeps.
+        is_packed: Losses run their micro-batches without padding, as one sequence.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Policy(nn.Module):
         *,
         lora: LoraSettings | None,
         teacher: TeacherConfig,
+        is_packed: bool = False,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.teacher_config = teacher
         self.has_adapters = lora is not None
+        self.is_packed = is_packed
         self.precision_context: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around every frozen forward; the trainer's precision, set when a trainer is attached."""
         self.model: PreTrainedModel | PeftModel = base if lora is None else _with_two_adapters(base, lora)

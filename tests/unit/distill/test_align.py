@@ -47,7 +47,7 @@ def test_moving_a_batch_keeps_every_tensor_and_its_precision() -> None:
     moved = batch.to(torch.device("cpu"))
     assert moved.rollouts == batch.rollouts == (4,)
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
-    assert len(tensors) == 6
+    assert len(tensors) == 7
     for name, tensor in tensors.items():
         assert torch.equal(getattr(moved, name), tensor)
         assert getattr(moved, name).dtype == tensor.dtype

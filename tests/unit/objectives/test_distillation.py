@@ -183,7 +183,7 @@ def test_trust_region_teacher_mixes_logits_before_the_softmax(tiny_base: Path, r
         student = response_logits(policy.model, batch.teacher_ids, batch.teacher_mask, 2)  # behind the enriched prompt
         with policy.view("base") as model:
             initial = response_logits(model, batch.teacher_ids, batch.teacher_mask, 2)
-        mixed = DistillationObjective.teacher_logits(policy, batch)
+        mixed = DistillationObjective(DistillationConfig()).teacher_logits(policy, batch)
     assert (student - initial).abs().max() > 0.01
     torch.testing.assert_close(mixed, (1 - rate) * initial + rate * student)
 

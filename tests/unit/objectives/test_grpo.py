@@ -253,7 +253,7 @@ def test_without_recorded_log_probs_the_gradient_is_that_of_reinforce(policy: Po
     batch = make_grpo_batch([[1, 2]], [[7, 8]], None, [2.0], [0.5], 2, 0)
     weights = list(policy.student_weights().values())
     gradients = torch.autograd.grad(GrpoObjective(CONFIG).loss(policy, batch), weights)
-    reinforce = -0.5 * 2.0 * GrpoObjective(CONFIG).log_probs(policy.model, batch).sum()
+    reinforce = -0.5 * 2.0 * GrpoObjective(CONFIG).log_probs(policy, policy.model, batch).sum()
     for found, expected in zip(gradients, torch.autograd.grad(reinforce, weights), strict=True):
         torch.testing.assert_close(found, expected)
 

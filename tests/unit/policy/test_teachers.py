@@ -48,7 +48,7 @@ def test_each_teacher_scores_with_the_weights_of_its_name(
 ) -> None:
     config = TeacherConfig(kind, ema_rate=1.0, trust_region_rate=0.25)
     policy, initial, student = started_and_moved(tiny_base, config, lora)
-    teacher = DistillationObjective.teacher_logits(policy, BATCH)
+    teacher = DistillationObjective(DistillationConfig()).teacher_logits(policy, BATCH)
     right = {"student": student, "initial": initial, "mix": 0.75 * initial + 0.25 * student}[expected]
     torch.testing.assert_close(teacher, right, rtol=1e-5, atol=1e-5)
     assert not teacher.requires_grad
@@ -68,7 +68,7 @@ def test_an_ema_teacher_scores_with_the_weighted_mean_of_the_weights(
             weight.copy_(0.75 * start[name] + 0.25 * end[name])  # the mean, put where a plain forward sees it
     policy.model.eval()
     mean = scored_by(policy.model)
-    teacher = DistillationObjective.teacher_logits(policy, BATCH)
+    teacher = DistillationObjective(DistillationConfig()).teacher_logits(policy, BATCH)
     torch.testing.assert_close(teacher, mean, rtol=1e-5, atol=1e-5)
 
 
@@ -78,14 +78,14 @@ def test_a_trust_region_teacher_ends_at_the_initial_model_and_at_the_student(
 ) -> None:
     config = TeacherConfig("trust_region", trust_region_rate=rate)
     policy, initial, student = started_and_moved(tiny_base, config, SMALL_LORA)
-    teacher = DistillationObjective.teacher_logits(policy, BATCH)
+    teacher = DistillationObjective(DistillationConfig()).teacher_logits(policy, BATCH)
     torch.testing.assert_close(teacher, initial if whose == "initial" else student, rtol=1e-5, atol=1e-5)
 
 
 def test_a_trust_region_teacher_mixes_logits_and_not_probabilities(tiny_base: Path) -> None:
     config = TeacherConfig("trust_region", trust_region_rate=0.5)
     policy, initial, student = started_and_moved(tiny_base, config, SMALL_LORA)
-    teacher = DistillationObjective.teacher_logits(policy, BATCH).softmax(dim=-1)
+    teacher = DistillationObjective(DistillationConfig()).teacher_logits(policy, BATCH).softmax(dim=-1)
     geometric = (initial.softmax(dim=-1) * student.softmax(dim=-1)).sqrt()
     torch.testing.assert_close(teacher, geometric / geometric.sum(dim=-1, keepdim=True), rtol=1e-4, atol=1e-6)
     assert (teacher - (initial.softmax(dim=-1) + student.softmax(dim=-1)) / 2).abs().max() > 1e-3
@@ -130,4 +130,6 @@ def test_the_initial_teacher_with_adapters_is_the_plain_base(tiny_base: Path) ->
     policy = make_policy(tiny_base, TeacherConfig("initial"))
     move(policy.student_weights().values())
     plain = load_base(PolicyConfig(str(tiny_base), dtype="float32")).eval()
-    torch.testing.assert_close(DistillationObjective.teacher_logits(policy, BATCH), scored_by(plain))
+    torch.testing.assert_close(
+        DistillationObjective(DistillationConfig()).teacher_logits(policy, BATCH), scored_by(plain)
+    )
