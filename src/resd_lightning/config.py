@@ -60,6 +60,8 @@ class PolicyConfig:
     """Adapters to train; null trains all weights and keeps a second copy of them for the teacher."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, with much less memory."""
+    offload_activations: bool = False
+    """Keep what the backward pass needs in the host's memory: slower, for what still does not fit."""
     attention: str = "sdpa"
     """Attention implementation of transformers, for example sdpa, eager or flash_attention_2."""
     packing: Literal["auto", "on", "off"] = "auto"

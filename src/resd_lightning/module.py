@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
@@ -255,10 +257,16 @@ class ResdModule(LightningModule):
         # Among several ranks a filler runs as any batch does: others may wait for its forward.
         is_nothing = batch.is_filler and self.trainer.world_size == 1
         objective = self.objective
-        loss = self.loaded_policy.zero() if is_nothing else objective.loss(self.loaded_policy, batch)
+        with self._offloading():
+            loss = self.loaded_policy.zero() if is_nothing else objective.loss(self.loaded_policy, batch)
         self._loss_sum += loss.detach()
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
         return {"loss": loss * scale, **objective.take_token_facts()}
+
+    def _offloading(self) -> AbstractContextManager[object]:
+        if not self.policy_config.offload_activations:
+            return nullcontext()
+        return save_on_cpu(pin_memory=self.device.type == "cuda")
 
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
         """Start the clock of the update's gradient part."""

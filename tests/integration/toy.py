@@ -215,6 +215,9 @@ class Toy:
     lora: LoraSettings = LORA
     options: Mapping[str, object] = field(default_factory=dict)
     """Further arguments of the module."""
+    policy: Mapping[str, object] = field(default_factory=dict)
+    """Further settings of the policy."""
+    micro_batch_tokens: int | None = None
 
     def without(self, *removed: type[Callback], **changes: object) -> Toy:
         """Return the ablation: these lines of Algorithm 1 taken out."""
@@ -222,7 +225,7 @@ class Toy:
         return replace(self, callbacks=kept, **changes)
 
     def policy_config(self) -> PolicyConfig:
-        return PolicyConfig(str(self.base), dtype="float32", lora=self.lora)
+        return PolicyConfig(str(self.base), dtype="float32", lora=self.lora, **self.policy)
 
     def run(self) -> Run:
         """Fit in this process on the CPU, K = 2."""
@@ -252,6 +255,7 @@ class Toy:
             inner_updates=2,
             rollouts_per_prompt=self.rollouts_per_prompt,
             micro_batch_size=2,
+            micro_batch_tokens=self.micro_batch_tokens,
             max_batches=self.max_batches,
             max_prompt_tokens=self.max_prompt_tokens,
             rollout=SamplingConfig(max_new_tokens=40),
