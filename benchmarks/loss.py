@@ -16,15 +16,14 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from measuring import cost, run_apart
 from torch import Tensor
 
 from resd_lightning.compare.launch import cpu
@@ -114,28 +113,6 @@ PACKAGES = {"torch": "torch", "trl": "trl", "liger-kernel": "liger_kernel"}
 """Whose versions are kept, with the modules they bring."""
 
 
-def status_mib(key: str) -> float:
-    """Return an amount of this process's memory as Linux keeps it, such as VmRSS or its peak, VmHWM."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:"))
-
-
-def cost(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Return by how many MiB memory rises while `work` runs, and the seconds of the processor or, on a GPU, elapsed."""
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        torch.cuda.synchronize(device)
-        began = time.perf_counter()
-        work()
-        torch.cuda.synchronize(device)
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20, time.perf_counter() - began
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-    before, began = status_mib("VmRSS"), time.process_time()
-    work()
-    return status_mib("VmHWM") - before, time.process_time() - began
-
-
 def measure(name: str, tokens: int, options: argparse.Namespace) -> dict[str, object]:
     """Run one case in this process and return its numbers."""
     torch.set_num_threads(options.threads)
@@ -164,11 +141,7 @@ def measure(name: str, tokens: int, options: argparse.Namespace) -> dict[str, ob
 
 def measure_apart(name: str, tokens: int, arguments: list[str]) -> dict[str, object]:
     """Run one case in a process of its own."""
-    # Blocks from a megabyte on go back to the system when they are freed, so that memory held is memory in use.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
-    command = [sys.executable, __file__, *arguments, "--tokens", str(tokens), "--case", name]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_apart(__file__, [*arguments, "--tokens", str(tokens), "--case", name])
 
 
 def tail_errors(options: argparse.Namespace) -> list[dict[str, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,18 +23,16 @@ class _Signature:
     """What of a text the rule looks at.
 
     Attributes:
-        words: Casefolded words without punctuation, in order.
-        word_set: The same without order.
         fixed: The tokens that duplicates must have in common, in order: those with a digit or an operator, negations.
+        words: Casefolded words without punctuation, in order, of a short text; None of a longer one.
+        word_set: The words of a longer text without order; empty for a short one.
+        keys: Duplicates have one of these in common. Hashes: they differ between processes, what is found doesn't.
     """
 
-    words: tuple[str, ...]
-    word_set: frozenset[str]
     fixed: tuple[str, ...]
-
-    @property
-    def is_short(self) -> bool:
-        return len(self.words) < SHORT_TEXT_WORDS
+    words: tuple[str, ...] | None
+    word_set: frozenset[str]
+    keys: tuple[int, ...]
 
 
 class DuplicateIndex:
@@ -46,54 +43,60 @@ class DuplicateIndex:
     `MIN_SHARED_PERCENT`. So "m17 reverse
     shift" is neither "m18 reverse shift" nor "m17 shift reverse".
 
-    Lookup is by prefix filtering: two sets as similar as that must share one of the first few words of each, whatever
-    order the words are put in, if it is the same for both. Long words first keeps the lists short.
+    A short text is looked up as it is. Of longer ones those are compared that have the same numbers, operators and
+    negations, and the same words in one part of the vocabulary: where it is cut into more parts than two texts as
+    similar as that differ in words, they agree in one of the parts. So how often words come up in lessons costs nothing.
     """
 
     def __init__(self) -> None:
-        self._signature_of: dict[str, _Signature] = {}
-        self._ids_by_word: dict[str, dict[str, None]] = {}
+        self._entered: dict[str, tuple[int, _Signature]] = {}
+        self._ids_by_key: dict[int, dict[str, None]] = {}
+        self._count = 0
 
     def add(self, id_: str, text: str) -> None:
         """Enter a text under its id; the id must be new."""
         signature = _signature(text)
-        self._signature_of[id_] = signature
-        for word in _prefix(signature.word_set):
-            self._ids_by_word.setdefault(word, {})[id_] = None
+        self._entered[id_] = self._count, signature
+        self._count += 1
+        for key in signature.keys:
+            self._ids_by_key.setdefault(key, {})[id_] = None
 
     def remove(self, id_: str) -> None:
         """Forget the text under this id."""
-        for word in _prefix(self._signature_of.pop(id_).word_set):
-            del self._ids_by_word[word][id_]
+        _, signature = self._entered.pop(id_)
+        for key in signature.keys:
+            del self._ids_by_key[key][id_]
 
     def find(self, text: str) -> str | None:
         """Return the id of the text that was entered first among those that say the same; None if there is none."""
         signature = _signature(text)
-        candidates = {id_ for word in _prefix(signature.word_set) for id_ in self._ids_by_word.get(word, ())}
-        if not candidates:
-            return None
-        matches = {id_ for id_ in candidates if _say_the_same(signature, self._signature_of[id_])}
-        return next((id_ for id_ in self._signature_of if id_ in matches), None) if matches else None
+        candidates = {id_ for key in signature.keys for id_ in self._ids_by_key.get(key, ())}
+        matches = [id_ for id_ in candidates if _say_the_same(signature, self._entered[id_][1])]
+        return min(matches, key=lambda id_: self._entered[id_][0], default=None)
 
 
 def _say_the_same(one: _Signature, other: _Signature) -> bool:
-    if one.fixed != other.fixed:
+    if one.fixed != other.fixed or one.words != other.words:
         return False
-    if one.is_short or other.is_short:
-        return one.words == other.words
+    if one.words is not None:
+        return True
     shared = len(one.word_set & other.word_set)
     union = len(one.word_set) + len(other.word_set) - shared
     return 100 * shared >= MIN_SHARED_PERCENT * union
 
 
-# Playbooks change little from one update to the next, so most texts have been looked at before.
-@lru_cache(maxsize=1 << 15)
+# Playbooks change little from one update to the next, so most texts have been looked at before. A playbook with more
+# texts than this is looked at from the start in every update: what it needs next has always just been dropped.
+@lru_cache(maxsize=1 << 17)
 def _signature(text: str) -> _Signature:
     folded = text.casefold()
     tokens = (token.strip(_SENTENCE_MARKS) for token in folded.split())
     fixed = tuple(token for token in tokens if _is_fixed(token))
     words = tuple(_WORD.findall(folded)) or (folded.strip(),)
-    return _Signature(words, frozenset(words), fixed)
+    if len(words) < SHORT_TEXT_WORDS:  # the number of words agrees among duplicates, so both are short or neither
+        return _Signature(fixed, words, frozenset(), (hash((fixed, words)),))
+    word_set = frozenset(words)
+    return _Signature(fixed, None, word_set, tuple(hash((fixed, part)) for part in _parts(word_set)))
 
 
 def _is_fixed(token: str) -> bool:
@@ -101,8 +104,24 @@ def _is_fixed(token: str) -> bool:
     return has_digit or token in _NEGATIONS or token.endswith(("n't", "n\u2019t")) or bool(_OPERATOR.search(token))
 
 
-def _prefix(words: frozenset[str]) -> list[str]:
-    # Sets of n and m words with a Jaccard similarity of at least s share at least ceil(s * n) words, so they share one
-    # of the first n - ceil(s * n) + 1 of each in any common order.
-    length = len(words) - math.ceil(MIN_SHARED_PERCENT * len(words) / 100) + 1
-    return sorted(words, key=lambda word: (-len(word), word))[:length]
+def _parts(words: frozenset[str]) -> list[tuple[int, int, frozenset[str]]]:
+    """Return the words cut into parts, once for each number of parts that a duplicate may call for."""
+    parts = []
+    for number in sorted({_most_differing(len(words), size) + 1 for size in _sizes_of_duplicates(len(words))}):
+        cut: list[list[str]] = [[] for _ in range(number)]
+        for word in words:
+            cut[hash(word) % number].append(word)
+        parts += [(number, i, frozenset(part)) for i, part in enumerate(cut)]
+    return parts
+
+
+def _sizes_of_duplicates(size: int) -> range:
+    # A Jaccard similarity of s is at most the smaller set's size over the larger's.
+    return range(-(-MIN_SHARED_PERCENT * size // 100), 100 * size // MIN_SHARED_PERCENT + 1)
+
+
+def _most_differing(size: int, other: int) -> int:
+    """Return in how many words two sets of these sizes may differ, both counted, and still be duplicates."""
+    # shared / (size + other - shared) >= s, solved for the shared ones.
+    shared = -(-MIN_SHARED_PERCENT * (size + other) // (100 + MIN_SHARED_PERCENT))
+    return size + other - 2 * shared

@@ -102,3 +102,53 @@ def test_ten_thousand_entries_are_searched_quickly():
     start = time.perf_counter()
     assert all(index.find(query) is None for query in queries)
     assert time.perf_counter() - start < 3.0
+
+
+def test_the_index_finds_what_reading_the_entries_one_by_one_finds_while_they_come_and_go():
+    rng = random.Random(0)
+    plain = ["".join(rng.choices("abcde", k=rng.randint(2, 9))) for _ in range(40)]
+    fixed = ["not", "never", "3", "m17", "x<y", "-1"]
+
+    def altered(words):
+        words = list(words)
+        for _ in range(rng.randint(0, 2)):
+            if len(words) > 1 and rng.random() < 0.5:
+                words.pop(rng.randrange(len(words)))
+            else:
+                words.insert(rng.randrange(len(words) + 1), rng.choice(plain + fixed))
+        return words
+
+    def same(one, other):
+        if [word for word in one if word in fixed] != [word for word in other if word in fixed]:
+            return False
+        one, other = (" ".join(words).replace("<", " ").replace("-", " ").split() for words in (one, other))
+        if min(len(one), len(other)) < 8:
+            return one == other
+        return 10 * len(set(one) & set(other)) >= 9 * len(set(one) | set(other))
+
+    index, entries, found = DuplicateIndex(), {}, 0
+    for number in range(600):
+        is_new = not entries or rng.random() < 0.4
+        length = rng.randint(1, 24)
+        words = rng.choices(plain + fixed, k=length) if is_new else altered(rng.choice(list(entries.values())))
+        expected = next((id_ for id_, other in entries.items() if same(words, other)), None)
+        assert index.find(" ".join(words)) == expected
+        found += expected is not None
+        entries[f"e{number}"] = words
+        index.add(f"e{number}", " ".join(words))
+        if rng.random() < 0.3:
+            gone = rng.choice(list(entries))
+            del entries[gone]
+            index.remove(gone)
+    assert 100 < found < 500
+
+
+def test_a_hundred_thousand_entries_of_a_playbook_are_indexed_in_each_update_quickly():
+    texts = [f"m{number} reverse shift" for number in range(100_000)]
+    for is_first in (True, False):
+        index = DuplicateIndex()
+        start = time.process_time()
+        for number, text in enumerate(texts):
+            index.add(str(number), text)
+        assert index.find("m99999 reverse shift") == "99999"
+        assert is_first or time.process_time() - start < 2.0  # a fifth of that is usual
