@@ -19,13 +19,14 @@ INSTALLED := $(VENV)/.resd-installed
 RESD := $(VENV)/bin/resd
 
 .DEFAULT_GOAL := help
-.PHONY: help env model quickstart quickstart-ci smollm2 study-small test test-all lint format clean
+.PHONY: help env model quickstart quickstart-ci smollm2 study study-small test test-all lint format clean
 
 help:
 	@echo "make quickstart     RESD learns the micro-world in three minutes on a CPU: environment, training, results"
 	@echo "make model          a small real model for a CPU, into models/"
 	@echo "make smollm2        two updates of a real model on Manufactoria, in eight minutes on a CPU"
 	@echo "make study-small    methods compared on the micro-world, in a quarter of an hour on two cores"
+	@echo "make study          that, and each choice of the method, in an hour and a half"
 	@echo "make test           the tests; test-all has the slow ones too"
 	@echo "make lint           ruff and mypy; format rewrites"
 	@echo "make env            the environment alone"
@@ -72,6 +73,10 @@ smollm2: $(INSTALLED) $(SMOLLM2)/config.json
 
 study-small: $(INSTALLED)
 	$(RESD) compare configs/study/tape_machines_small.yaml --out benchmarks/results/study $(ARGS)
+
+study: study-small
+	$(RESD) compare configs/study/tape_machines_choices.yaml --out benchmarks/results/study_choices $(ARGS)
+	$(RESD) compare configs/study/tape_machines_evidence.yaml --out benchmarks/results/study_evidence $(ARGS)
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -m "not slow and not gpu" $(ARGS)

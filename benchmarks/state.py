@@ -229,7 +229,9 @@ def main() -> None:
     if not options.no_checkpoint:
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder) / "last.ckpt")
-            checkpoint = {case: run_apart(__file__, [*sys.argv[1:], "--case", case, path]) for case in ("save", "resume")}
+            checkpoint = {
+                case: run_apart(__file__, [*sys.argv[1:], "--case", case, path]) for case in ("save", "resume")
+            }
     playbooks: list[dict[str, object]] = []
     for kind in options.lessons:
         for size in options.entries:

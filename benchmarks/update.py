@@ -107,7 +107,9 @@ def make_model(name: str, folder: Path, smollm2: Path) -> Path:
         (folder / file.name).symlink_to(file)
     settings = json.loads((smollm2 / "generation_config.json").read_text())
     (folder / "generation_config.json").unlink()
-    (folder / "generation_config.json").write_text(json.dumps(settings | {"suppress_tokens": [settings["eos_token_id"]]}))
+    (folder / "generation_config.json").write_text(
+        json.dumps(settings | {"suppress_tokens": [settings["eos_token_id"]]})
+    )
     return folder
 
 

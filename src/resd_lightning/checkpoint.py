@@ -11,7 +11,7 @@ from zipfile import is_zipfile
 
 import torch
 
-from resd_lightning.config import ConfigError
+from resd_lightning.config import ConfigError, flat
 from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.module import CHECKPOINT_FORMAT, ResdModule
 from resd_lightning.run_folder import RunFolder
@@ -105,14 +105,3 @@ def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list
         for key in sorted(saved.keys() | current.keys())
         if key.split(".")[0] not in ignored and saved.get(key) != current.get(key)
     ]
-
-
-def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Return a configuration's values by their dotted keys."""
-    values: dict[str, object] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            values |= flat(value, f"{prefix}{key}.")
-        else:
-            values[f"{prefix}{key}"] = value
-    return values

@@ -144,6 +144,7 @@ class ResdCLI(LightningCLI):
                 lines.WriteTranscripts(self.folder),
                 lines.WriteDiagnostics(self.folder),
                 lines.TensorBoardText(),
+                lines.TensorBoardLayout(self.options),
                 lines.ValidateFirst(self.folder),
                 lines.KeepCheckpoints(self.folder, self.options),
             ]

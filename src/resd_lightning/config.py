@@ -6,6 +6,7 @@ is before any weight is loaded, and name the key as it is written on the command
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal
@@ -26,6 +27,17 @@ def require(condition: bool, key: str, rule: str, got: object) -> None:
     """Raise `ConfigError` naming `key` unless `condition` holds."""
     if not condition:
         raise ConfigError(f"{key} must be {rule}, got {got!r}")
+
+
+def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return a configuration's values by their dotted keys."""
+    values: dict[str, object] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[f"{prefix}{key}"] = value
+    return values
 
 
 @dataclass(frozen=True)

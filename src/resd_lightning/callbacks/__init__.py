@@ -16,6 +16,7 @@ from resd_lightning.callbacks.stop_at_budget import StopAtBudget
 from resd_lightning.callbacks.switch_objective import SwitchObjective
 from resd_lightning.callbacks.sync_teacher import SyncTeacher
 from resd_lightning.callbacks.tag_successes import TagSuccesses
+from resd_lightning.callbacks.tensorboard_layout import TensorBoardLayout
 from resd_lightning.callbacks.tensorboard_text import TensorBoardText
 from resd_lightning.callbacks.transcripts import WriteTranscripts
 from resd_lightning.callbacks.validate_first import ValidateFirst
@@ -41,6 +42,7 @@ __all__ = [
     "SwitchObjective",
     "SyncTeacher",
     "TagSuccesses",
+    "TensorBoardLayout",
     "TensorBoardText",
     "ValidateFirst",
     "WatchLoss",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from resd_lightning.checkpoint import flat
 from resd_lightning.compare.aggregate import Reached, VariantNumbers
 from resd_lightning.compare.interval import Estimate
 from resd_lightning.compare.plan import Options, PlannedRun
 from resd_lightning.compare.study import SCORES, Score, Study
+from resd_lightning.config import flat
 from resd_lightning.costs import UNITS
 
 NONE = "-"

@@ -45,7 +45,7 @@ class DuplicateIndex:
 
     A short text is looked up as it is. Of longer ones those are compared that have the same numbers, operators and
     negations, and the same words in one part of the vocabulary: where it is cut into more parts than two texts as
-    similar as that differ in words, they agree in one of the parts. So how often words come up in lessons costs nothing.
+    similar as that differ in words, they agree in one of the parts. So how often words come up costs nothing.
     """
 
     def __init__(self) -> None:
