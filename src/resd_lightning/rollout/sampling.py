@@ -11,6 +11,9 @@ from transformers import LogitsProcessor
 
 from resd_lightning.config import SamplingConfig
 
+LIKELIEST = 1024
+"""Tokens among which the nucleus is looked for first."""
+
 
 class SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
     """Turns greedy decoding into sampling: adds to each row's logits Gumbel noise from the row's own generator.
@@ -47,11 +50,23 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is 
 
 
 def keep_nucleus(logits: Float[Tensor, "batch vocab"], top_p: float) -> Float[Tensor, "batch vocab"]:
-    """Return the logits with all but the smallest set of tokens that holds `top_p` of the mass at minus infinity."""
+    """Return the logits with all but the smallest set of tokens that holds `top_p` of the mass at minus infinity.
+
+    Tokens as likely as the set's last are kept with it, so the set doesn't depend on how equals are sorted. Where a
+    few of the likeliest tokens hold the mass, as models have it, the others are never sorted.
+    """
     if top_p >= 1.0:
         return logits
-    descending, order = logits.sort(dim=-1, descending=True, stable=True)
-    probabilities = descending.softmax(dim=-1)
-    mass_before = probabilities.cumsum(dim=-1) - probabilities
-    kept = descending.masked_fill(mass_before >= top_p, -torch.inf)  # the first token always has 0 before it
-    return torch.empty_like(logits).scatter_(-1, order, kept)
+    least = torch.empty_like(logits[:, :1])
+    todo = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    total = logits.logsumexp(dim=-1, keepdim=True)
+    for size in (min(LIKELIEST, logits.shape[1]), logits.shape[1]):
+        likeliest = logits[todo].topk(size, dim=-1).values
+        mass = (likeliest - total[todo]).exp().cumsum(dim=-1)
+        # As many as have less than top_p of the mass before them: the first token always has none.
+        kept = (mass < top_p).sum(dim=-1, keepdim=True).clamp_max(size - 1)
+        least[todo] = likeliest.gather(-1, kept)
+        todo[todo.clone()] = mass[:, -1] < top_p
+        if not bool(todo.any()):
+            break
+    return logits.masked_fill(logits < least, -torch.inf)

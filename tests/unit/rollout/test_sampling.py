@@ -69,6 +69,32 @@ def test_the_nucleus_is_the_smallest_set_that_holds_top_p(top_p: float, support:
     assert support == 1 or PROBABILITIES[: support - 1].sum() < top_p
 
 
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.95, 0.999])
+def test_over_a_large_vocabulary_peaked_and_flat_rows_get_the_nucleus_that_sorting_all_gives(top_p: float) -> None:
+    noise = torch.randn(4, 5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits = noise * torch.tensor([[8.0], [1.0], [0.01], [3.0]])  # from a few likely tokens to all alike
+    descending, order = logits.sort(dim=-1, descending=True)
+    mass = descending.softmax(dim=-1)
+    expected = torch.empty_like(logits).scatter_(
+        -1, order, descending.masked_fill(mass.cumsum(dim=-1) - mass >= top_p, -torch.inf)
+    )
+    assert torch.equal(keep_nucleus(logits, top_p), expected)
+    for row, alone in zip(expected, logits, strict=True):  # whoever shares the batch
+        assert torch.equal(keep_nucleus(alone[None], top_p)[0], row)
+
+
+def test_tokens_as_likely_as_the_last_of_the_nucleus_are_kept_with_it() -> None:
+    kept = keep_nucleus(torch.tensor([[2.0, 0.0, 1.0, 1.0, 1.0]]), 0.6)
+    assert (kept > -torch.inf).tolist() == [[True, False, True, True, True]]
+
+
+def test_forbidden_tokens_stay_forbidden() -> None:
+    logits = torch.tensor([[0.0, -torch.inf, -torch.inf, 1.0]])
+    for top_p in (0.5, 0.9, 0.9999999):
+        assert not (keep_nucleus(logits, top_p)[0, 1:3] > -torch.inf).any()
+    assert keep_nucleus(logits, 0.9).isfinite().sum() == 2
+
+
 def test_samples_of_a_nucleus_follow_its_renormalised_softmax() -> None:
     drawn = draw(seeds_of_requests(DRAWS), SamplingConfig(temperature=1.0, top_p=0.7))
     assert set(drawn) == {0, 1, 2}
