@@ -2,9 +2,9 @@
 
     python benchmarks/context_calls.py --out benchmarks/results/context_calls.json
 
-micro-lm on the quickstart. Every request of the updates behind the warm-up is answered twice, by the package's batches,
-which the run goes on with, and by an engine with a batch size of one; of both the processor's seconds count, and whether
-the texts are the same. The engine's cost is measured, not that of building prompts and reading answers.
+micro-lm on the quickstart. Behind the warm-up every request is answered twice: once for the run to go on with, and once
+timed, in one process by the package's batches and in the other one at a time. The processor's seconds count, and whether
+both texts are the same. The engine's cost is measured, not that of building prompts and reading answers.
 """
 
 from __future__ import annotations
@@ -111,7 +111,10 @@ def compare(batched: dict[str, object], single: dict[str, object]) -> dict[str, 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
     """Return the comparison as a table."""
-    lines = ["| purpose | faster | same texts | requests | batched, s | one at a time, s |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| purpose | faster | same texts | requests | batched, s | one at a time, s |",
+        "|---|---|---|---|---|---|",
+    ]
     for purpose, row in rows.items():
         shown = f"{row['faster']:.1f} | {row['same_texts']:.1%} | {row['requests']} | {row['batched_s']:.2f}"
         lines.append(f"| {purpose} | {shown} | {row['single_s']:.2f} |")

@@ -1,4 +1,4 @@
-"""Measures generation of prompts of mixed lengths: batches by length, batches as they come, singly, and continuous ones.
+"""Measures generation on prompts of mixed lengths: batches by length, as they come, singly, and continuous batches.
 
     python benchmarks/rollouts.py --out benchmarks/results/rollouts.json
 
@@ -154,7 +154,10 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, object]:
 
 def table(results: Sequence[dict[str, object]]) -> str:
     """Return the results as a table, with the ratios of their speeds to that of the engine's batches."""
-    lines = ["| batches | speed | same tokens | tokens/s | seconds | wall | peak MiB |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| batches | speed | same tokens | tokens/s | seconds | wall | peak MiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
     ours = next(result for result in results if result["case"] == "sorted")
     for result in results:
         name = CASES[str(result["case"])][1]
@@ -187,7 +190,8 @@ def main() -> None:
         print(json.dumps(rounded(measure(options.case, options))))
         return
     around = surroundings("resd-lightning", "torch", "transformers")
-    results = []
+    results: list[dict[str, object]] = []
+    ours: list[list[int]] = []
     for case in dict.fromkeys(["sorted", *options.cases]):
         result = run_apart(__file__, [*sys.argv[1:], "--case", case])
         responses = result.pop("responses", [])
