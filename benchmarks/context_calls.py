@@ -2,9 +2,9 @@
 
     python benchmarks/context_calls.py --out benchmarks/results/context_calls.json
 
-micro-lm on the quickstart. Behind the warm-up every request is answered twice: once for the run to go on with, and once
-timed, in one process by the package's batches and in the other one at a time. The processor's seconds count, and whether
-both texts are the same. The engine's cost is measured, not that of building prompts and reading answers.
+micro-lm on the quickstart. Behind the warm-up every request is answered twice: once for the run to go on with, and
+once timed, in one process by the package's batches and in the other one at a time. The processor's seconds count, and
+whether both texts are the same. The engine's cost is measured, not that of building prompts and reading answers.
 """
 
 from __future__ import annotations
