@@ -1,4 +1,4 @@
-"""A random model in the shape of Qwen3 whose tokenizer has a word for each token, so that texts have any length asked."""
+"""A random model in the shape of Qwen3 with a tokenizer of one word per token: a text has any length that is asked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model; heads have 64 channels, two query heads share a key, embeddings are tied, as in a small Qwen3."""
+    """Sizes of a model. Heads have 64 channels, two query heads share a key, and embeddings are tied."""
 
     hidden: int
     layers: int

@@ -6,9 +6,9 @@ Checkpoint: micro-lm on the quickstart after one update, saved as training saves
 with the run; the start of a run without a checkpoint, up to its first update, is there to compare.
 
 Playbook: `add` is an update's 32 new lessons and `refuse` 32 that the playbook holds in other clothes, per lesson, the
-index of the playbook's texts built once for all of them; the other operations are on the playbook as a whole, a tagging
-one with three tags. Lessons are `short`, as micro-lm's are, or `long`, 25 words drawn as unevenly as words of a language
-are, in which the domain's long words come up again and again.
+index of the playbook's texts built once for all of them; the other operations are on the playbook as a whole, tagging
+by three tags. Lessons are `short`, as micro-lm's are, or `long`: 25 words drawn as unevenly as words of a language are,
+in which the domain's long words come up again and again.
 
 Each case is a process of its own. Times are the processor's, the least of several.
 """
@@ -50,7 +50,7 @@ def short_lesson(number: int, rng: random.Random) -> str:
 
 
 class LongLessons:
-    """Draws texts of 25 words; the word of rank r comes up with a frequency of 1 / r, and its length has no part in it."""
+    """Draws texts of 25 words; the word of rank r comes up with a frequency of 1 / r, whatever its length."""
 
     def __init__(self, rng: random.Random) -> None:
         letters = "abcdefghijklmnopqrstuvwxyz"

@@ -3,10 +3,11 @@
     python benchmarks/update.py --out benchmarks/results/update.json
     python benchmarks/update.py --models smollm2 --response_tokens 128 --out benchmarks/results/update.json
 
-SDPO against TRL: the same model with LoRA, the same prompts, responses of one full length, raw feedback in the teacher's
-prompt in the same words, nobody succeeds; generation by transformers, all responses in one batch; the same micro-batches,
-top-k and a tail, an EMA teacher, AdamW, fp32, no recomputed activations, one optimizer step. `small` and `qwen` are random
-models, `qwen` with Qwen3's vocabulary; `smollm2` is SmolLM2-135M from `make model`, with the end of a turn suppressed.
+SDPO against TRL: the same model with LoRA, the same prompts, responses of one full length, raw feedback in the
+teacher's prompt in the same words, nobody succeeds; generation by transformers, all responses in one batch; the same
+micro-batches, top-k and a tail, an EMA teacher, AdamW, fp32, no recomputed activations, one optimizer step. `small` and
+`qwen` are random models, `qwen` with Qwen3's vocabulary; `smollm2` is SmolLM2-135M from `make model`, with the end of a
+turn suppressed.
 
 RESD against SDPO: micro-lm on the quickstart, with reflections that can be read; the mean of `--micro_updates` updates,
 beside what the numbers of tokens would let expect.
@@ -120,7 +121,7 @@ def make_task(name: str, options: argparse.Namespace) -> Failing:
         vocab = SHAPES[name].vocab
         questions = [words(options.prompt_tokens, vocab, rng) for _ in range(options.prompts)]
         return Failing(questions, words(options.feedback_tokens, vocab, rng))
-    pool = "the machine takes a tape of marks and turns each one that comes after a red mark into blue".split()
+    pool = ["the", "machine", "takes", "a", "tape", "of", "marks", "and", "turns", "red", "ones", "into", "blue"]
     questions = [" ".join(rng.choices(pool, k=options.prompt_tokens)) for _ in range(options.prompts)]
     return Failing(questions, " ".join(rng.choices(pool, k=options.feedback_tokens)))
 

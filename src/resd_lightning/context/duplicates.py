@@ -44,8 +44,8 @@ class DuplicateIndex:
     shift" is neither "m18 reverse shift" nor "m17 shift reverse".
 
     A short text is looked up as it is. Of longer ones those are compared that have the same numbers, operators and
-    negations, and the same words in one part of the vocabulary: where it is cut into more parts than two texts as
-    similar as that differ in words, they agree in one of the parts. So how often words come up costs nothing.
+    negations, and the same words in one part of the vocabulary: cut into more parts than two texts as similar as that
+    differ in words, they agree in one of them. So it costs nothing that some words come up in most lessons.
     """
 
     def __init__(self) -> None:
