@@ -3,10 +3,10 @@
     python benchmarks/micro_batches.py --out benchmarks/results/micro_batches_cpu.json
 
 `prefix`: what all teacher prompts begin with is read once, or with each of them, at several lengths of it. `padding`:
-responses of mixed lengths in micro-batches of 8 as they come, in micro-batches of a number of tokens with similar lengths
-together, and the latter packed, without padding. A random model in Qwen3's shape, LoRA, fused loss, fp32. Each case is a
-process of its own: the first update warms up, of the others the fastest counts. Beside each ratio stands what the numbers
-of tokens let expect: a token of the student costs three passes, one of the teacher's one.
+responses of mixed lengths in micro-batches of 8 as they come, in micro-batches of a number of tokens with similar
+lengths together, and the latter packed, without padding. A random model in Qwen3's shape, LoRA, fused loss, fp32. Each
+case is a process of its own: the first update warms up, of the others the fastest counts. Beside each ratio stands what
+the numbers of tokens let expect: a token of the student costs three passes, one of the teacher's one.
 """
 
 from __future__ import annotations

@@ -39,8 +39,7 @@ class DuplicateIndex:
     """The texts of a playbook by id, to be asked whether a new text says what one of them says.
 
     Two texts are duplicates if all their numbers, operators and negations agree in order, and their words do: as a
-    sequence where one of them is short, else by a Jaccard similarity of at least
-    `MIN_SHARED_PERCENT`. So "m17 reverse
+    sequence where one of them is short, else by a Jaccard similarity of at least `MIN_SHARED_PERCENT`. So "m17 reverse
     shift" is neither "m18 reverse shift" nor "m17 shift reverse".
 
     A short text is looked up as it is. Of longer ones those are compared that have the same numbers, operators and
