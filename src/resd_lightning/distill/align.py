@@ -40,9 +40,10 @@ def make_batch(
     )
 
 
-def empty_batch(pad_id: int) -> DistillBatch:
+def empty_batch(pad_id: int, teacher_prefix: Sequence[int] = ()) -> DistillBatch:
     """Return a batch of one token that weighs nothing: it fills a slot and keeps every rank in step."""
-    filler = make_batch([[pad_id]], [[pad_id]], [[pad_id]], [0.0], pad_id)
+    teacher = [[*teacher_prefix, pad_id]]
+    filler = make_batch([[pad_id]], teacher, [[pad_id]], [0.0], pad_id, teacher_prefix=teacher_prefix)
     filler.is_filler = True
     return filler
 

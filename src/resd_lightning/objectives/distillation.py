@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from resd_lightning.config import ConfigError, DistillationConfig
 from resd_lightning.distill.align import empty_batch, make_batch, response_hidden, response_logits
@@ -103,7 +105,8 @@ class DistillationObjective(Objective[DistillBatch]):
             )
             for chunk in cut.chunks(lengths)
         ]
-        return batches + [empty_batch(cut.pad_id) for _ in range(cut.num_slots - len(batches))]
+        filler = empty_batch(cut.pad_id, prefix)  # every rank reads the prefix, should it have nothing else to read
+        return batches + [filler] * (cut.num_slots - len(batches))
 
     def _choose_prefix(self, counted: Sequence[tuple[TeacherPrompt, Rollout]]) -> tuple[int, ...]:
         """Return the tokens that all teacher prompts begin with, if they are to be read once for all of them."""
@@ -178,11 +181,12 @@ class DistillationObjective(Objective[DistillBatch]):
     def _fused_loss(self, policy: Policy, batch: DistillBatch) -> DistillationLoss:
         time, head = batch.response_mask.shape[1], frozen_head(policy)
         with policy.as_teacher() as model:
-            # Copied, since what is sliced keeps the prompt's hidden states in memory.
-            teacher = self._behind_context(response_hidden, backbone_of(model), policy, batch).clone()
-        student = response_hidden(
-            backbone_of(policy.model), batch.student_ids, batch.student_mask, time, is_packed=policy.is_packed
-        )
+            teachers, prefix = (batch.teacher_ids, batch.teacher_mask), self._read_prefix(model, batch)
+            hidden = response_hidden(backbone_of(model), *teachers, time, is_packed=policy.is_packed, prefix=prefix)
+            teacher = hidden.clone()  # copied, since what is sliced keeps the prompt's hidden states in memory
+            del hidden
+        students = (batch.student_ids, batch.student_mask)
+        student = response_hidden(backbone_of(policy.model), *students, time, is_packed=policy.is_packed)
         return fused_distillation_loss(
             student,
             head,
@@ -199,19 +203,18 @@ class DistillationObjective(Objective[DistillBatch]):
 
     def teacher_logits(self, policy: Policy, batch: DistillBatch) -> Float[Tensor, "batch time vocab"]:
         """Return the frozen-context teacher's logits on the student's own tokens, without gradient."""
-        return policy.teacher_logits(lambda model: self._behind_context(response_logits, model, policy, batch))
 
-    def _behind_context(
-        self, read: Callable[..., Tensor], reader: nn.Module, policy: Policy, batch: DistillBatch
-    ) -> Tensor:
-        """Return what `read` makes of the responses behind the teacher's prompts, their common beginning read once."""
-        if len(batch.teacher_prefix) and self._prefix is None:
-            self._prefix = SharedPrefix(backbone_of(policy.model), batch.teacher_prefix)
-        return read(
-            reader,
-            batch.teacher_ids,
-            batch.teacher_mask,
-            batch.response_mask.shape[1],
-            is_packed=policy.is_packed,
-            prefix=self._prefix if len(batch.teacher_prefix) else None,
-        )
+        def read(model: PreTrainedModel | PeftModel) -> Tensor:
+            time, prefix = batch.response_mask.shape[1], self._read_prefix(model, batch)
+            own = (batch.teacher_ids, batch.teacher_mask)
+            return response_logits(model, *own, time, is_packed=policy.is_packed, prefix=prefix)
+
+        return policy.teacher_logits(read)
+
+    def _read_prefix(self, model: PreTrainedModel | PeftModel, batch: DistillBatch) -> SharedPrefix | None:
+        """Return what stands before the batch's teacher prompts, as the teacher read it for the update's first."""
+        if len(batch.teacher_prefix) == 0:
+            return None
+        if self._prefix is None:
+            self._prefix = SharedPrefix(backbone_of(model), batch.teacher_prefix)
+        return self._prefix

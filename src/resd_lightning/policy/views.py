@@ -176,7 +176,7 @@ class Policy(nn.Module):
         """Yield the frozen teacher; short for ``frozen("teacher")``."""
         return self.frozen(TEACHER)
 
-    def teacher_logits(self, forward: Callable[[nn.Module], Tensor]) -> Tensor:
+    def teacher_logits(self, forward: Callable[[PreTrainedModel | PeftModel], Tensor]) -> Tensor:
         """Return the frozen teacher's logits, `forward` being what a model makes of some tokens.
 
         A trust-region teacher mixes the initial model's logits with the current student's before any softmax.

@@ -101,6 +101,16 @@ def test_a_distillation_update_is_the_same_however_it_is_cut_packed_and_read(
     assert_same(step(objective(prefix), policy, cut(70, is_packed=is_packed)), expected)
 
 
+def test_without_adapters_it_is_the_teacher_that_reads_the_prefix(tiny_base: Path) -> None:
+    policy = make_policy(tiny_base, TeacherConfig(), lora=None)
+    move(policy.student_weights().values(), by=0.05, seed=1)
+    move(policy.teacher_weights().values(), by=0.05, seed=2)
+    repeated, shared = (
+        DistillationObjective(DistillationConfig(top_k=20, teacher_prefix=h)) for h in ("repeated", "shared")
+    )
+    assert_same(step(shared, policy, WHOLE), step(repeated, policy, WHOLE))
+
+
 def tokens_read(policy: Policy, objective: DistillationObjective) -> int:
     """Return how many tokens, padding left out by hand, the backbone saw in an update of whole rows."""
     seen: list[int] = []
@@ -129,6 +139,17 @@ def test_auto_leaves_a_prefix_that_saves_next_to_nothing(tiny_base: Path, monkey
         monkeypatch.setattr("resd_lightning.objectives.distillation.LEAST_SAVING", share)
         objective.micro_batches(ROLLOUTS, PROMPTS, WHOLE)
         assert objective.cut_metrics() == {"teacher/shared_prefix_tokens": expected}
+
+
+def test_a_rank_with_nothing_but_fillers_reads_the_prefix_too(tiny_base: Path) -> None:
+    policy = apart(tiny_base)
+    objective = DistillationObjective(DistillationConfig(top_k=20, teacher_prefix="shared"))
+    objective.choose_loss(policy)
+    batches = [objective.micro_batches(ROLLOUTS, PROMPTS, Cut(1, 1, 0, rank, 6)) for rank in range(6)]
+    assert [batch.is_filler for (batch,) in batches] == [False] * 5 + [True]
+    for (batch,) in batches:
+        assert tuple(batch.teacher_prefix.tolist()) == PREFIX
+    assert objective.loss(policy, batches[-1][0]).item() == 0.0
 
 
 def test_the_next_update_reads_its_own_prefix(tiny_base: Path) -> None:
