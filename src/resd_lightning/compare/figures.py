@@ -65,7 +65,8 @@ def draw_ends(out: Path, study: Study, samples: int, shown: Mapping[str, Sequenc
     axes.set_ylim(len(shown) - 0.5, -0.5)  # the first on top
     axes.set_xlim(-0.02, 1.02)
     unit = study.currency.replace("_", " ")
-    axes.set_xlabel(f"validation {study.metric}@{samples} after {study.limit:,} {unit}: seeds, mean, 95 % interval")
+    axes.set_xlabel(f"validation {study.metric}@{samples} after {study.limit:,} {unit}")
+    axes.set_title("seeds, mean, 95 % interval", fontsize=8)
     axes.grid(alpha=0.25)
     return _save(figure, out, "ends")
 
