@@ -4,10 +4,11 @@
     python benchmarks/plan.py --device cuda --cases fused_mixed nf4_mixed --out benchmarks/results/plan_cuda.json
 
 The base is a random Qwen3; everything else is the package's own: student and teacher on it, the loss, AdamW, the
-engine's sampler. Each case runs in a process of its own. `update` is the peak of two micro-batches, with a step of the optimizer
-after each, above the loaded weights; `teacher` that of the teacher's forward pass, `generation` that of a batch of
-responses. On a CPU the peak is the largest sum of what torch's allocator gave and took back, which its profiler records
-to the byte; on a GPU it is the allocator's own `max_memory_allocated`.
+engine's sampler. Each case runs in a process of its own. `update` is the peak of two micro-batches, with a step of the
+optimizer after each, above the loaded weights; `teacher` that of the teacher's forward pass, `generation` that of a
+batch of responses. On a CPU the peak is the largest sum of what torch's allocator gave and took back, which its
+profiler records to the byte; on a GPU it is the allocator's own `max_memory_allocated`. What `--out` has of the same
+settings, machine and versions isn't measured again, only predicted.
 """
 
 from __future__ import annotations
@@ -205,6 +206,7 @@ def measure(run: Run, device: torch.device) -> dict[str, int]:
             with autocast():
                 loss = objective.loss(policy, batch)
             loss.backward()
+            del loss  # as in Lightning; its graph would keep the inputs of checkpointed layers
             optimizer.step()
 
     teach()  # what is made once (tables of positions) is no part of it
@@ -212,29 +214,34 @@ def measure(run: Run, device: torch.device) -> dict[str, int]:
     return {"update": peak_of(update, device), **found}
 
 
-def one_case(name: str, options: argparse.Namespace) -> dict[str, object]:
-    """Predict and measure one case in this process."""
+def one_case(name: str, measured: dict[str, int] | None, options: argparse.Namespace) -> dict[str, object]:
+    """Predict one case, and measure it in this process unless that has been done."""
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         write_base(Path(folder), options)
         run = run_of(CASES[name], Path(folder), options)
-        predicted, measured = predict(run), measure(run, torch.device(options.device))
-    parts = {
-        part: {
-            "predicted_mib": round(predicted[part] / 2**20, 1),
-            "measured_mib": round(measured[part] / 2**20, 1),
-            "error": round(predicted[part] / measured[part] - 1, 3),
-        }
-        for part in predicted
+        predicted = predict(run)
+        measured = measure(run, torch.device(options.device)) if measured is None else measured
+    errors = {part: round(predicted[part] / measured[part] - 1, 3) for part in predicted}
+    return {
+        "case": name,
+        "settings": settings_of(options),
+        "measured": measured,
+        "predicted": predicted,
+        "error": errors,
     }
-    return {"case": name, **parts}
 
 
-def apart(name: str, options: argparse.Namespace) -> dict[str, object]:
+def settings_of(options: argparse.Namespace) -> dict[str, object]:
+    """Return what a measurement depends on besides its case."""
+    return {key: value for key, value in vars(options).items() if key not in ("cases", "out")}
+
+
+def apart(name: str, measured: dict[str, int] | None, options: argparse.Namespace) -> dict[str, object]:
     """Predict and measure one case in a process of its own."""
     # A fork has nothing but the imports of this process; a GPU must not have been used before one.
     with ProcessPoolExecutor(1, get_context("fork" if options.device == "cpu" else "spawn")) as pool:
-        return pool.submit(one_case, name, options).result()
+        return pool.submit(one_case, name, measured, options).result()
 
 
 def main() -> None:
@@ -254,7 +261,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     report: dict[str, object] = {
-        "settings": {key: value for key, value in vars(options).items() if key not in ("cases", "out")},
         "machine": {
             "cpu": cpu(),
             "cores": os.cpu_count(),
@@ -262,15 +268,17 @@ def main() -> None:
         },
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in ("torch", "transformers", "peft", "bitsandbytes")},
-        "cases": [],
     }
-    results = []
+    earlier = json.loads(options.out.read_text()) if options.out is not None and options.out.exists() else {}
+    is_comparable = all(earlier.get(key) == report[key] for key in report)
+    cases = {(one["case"], json.dumps(one["settings"])): one for one in earlier["cases"]} if is_comparable else {}
     for name in options.cases:
-        results.append(apart(name, options))
-        print(results[-1], flush=True)
+        key = (name, json.dumps(settings_of(options)))
+        cases[key] = apart(name, cases[key]["measured"] if key in cases else None, options)
+        print(name, cases[key]["error"], flush=True)
         if options.out is not None:
             options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(report | {"cases": results}, indent=1) + "\n")
+            options.out.write_text(json.dumps(report | {"cases": list(cases.values())}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -32,54 +32,67 @@ def kept_by_layer(run: Run, batch: int, time: int) -> int:
 
 
 def kept_by_stack(run: Run, batch: int, time: int) -> int:
-    """Return the bytes that all layers keep, the last norm included, when the forward pass has ended.
+    """Return the bytes that all layers keep when the forward pass has ended, and the mask they share.
 
     With gradient checkpointing (Chen et al. 2016) a layer keeps its input alone, and its backward pass first runs it
     again; `backward` has that.
     """
-    shape, tokens = run.shape, batch * time
-    # The norm of 16-bit numbers keeps an fp32 copy; its own output lives as long as the loss is computed.
-    last_norm = tokens * shape.hidden * (4 + run.stored_bytes)
-    if run.policy.gradient_checkpointing:
-        return shape.layers * tokens * shape.hidden * run.stored_bytes + last_norm + mask_bytes(run, batch, time)
-    return shape.layers * kept_by_layer(run, batch, time) + last_norm + mask_bytes(run, batch, time)
+    each = _layer_input(run, batch, time) if run.policy.gradient_checkpointing else kept_by_layer(run, batch, time)
+    return run.shape.layers * each + mask_bytes(run, batch, time)
+
+
+def kept_by_last_norm(run: Run, batch: int, time: int) -> int:
+    """Return the bytes of the last norm's input, in fp32, and of its output: both are gone before the layers' turn."""
+    return batch * time * run.shape.hidden * (4 + run.stored_bytes)
 
 
 def backward(run: Run, batch: int, time: int) -> int:
     """Return what the backward pass holds beside `kept_by_stack` at its height, in the layer it begins with.
 
     That is where the MLP's last matrix, `down`, sends its gradient back: the base's part, the adapter's part and their
-    sum exist at once, after the input that A kept is gone. With checkpointing the layer's own activations come first.
+    sum exist at once, after the input that A kept is gone. With checkpointing the layer's own activations come first,
+    among which its input is there already where the norm needs no copy of it.
     """
     shape, tokens, width = run.shape, batch * time, run.compute_bytes
     adapters_part = 4 if _casts_to_fp32(run) else width
     down = tokens * shape.intermediate * (width + adapters_part)
-    stream = 2 * tokens * shape.hidden * run.stored_bytes
-    dequantized = shape.widest * width if run.is_nf4 else 0
-    again = kept_by_layer(run, batch, time) if run.policy.gradient_checkpointing else 0
-    return again + down + stream + dequantized
+    gradient = _layer_input(run, batch, time)
+    again = 0
+    if run.policy.gradient_checkpointing:
+        shared = _layer_input(run, batch, time) if run.stored_bytes == 4 else 0
+        again = kept_by_layer(run, batch, time) - shared
+    return again + down + gradient + (shape.widest * width if run.is_nf4 else 0)
 
 
 def without_gradient(run: Run, batch: int, time: int) -> int:
     """Return what a forward pass without gradient holds at its height: one layer's work on all tokens.
 
     The largest of three places: a norm and its fp32 copies; attention, with queries and keys before and after their
-    rotation (and norm); the MLP, where beside SiLU's output the base's `up`, the adapter's part and their sum exist.
+    rotation (and norm); the MLP, where beside SiLU's output the base's `up`, the adapter's part and their sum exist, or
+    half of that and the copy of a matrix; without adapters, SiLU's output, `up` and their product. Around them the
+    model holds the embeddings, and the layer's caller its input; then come the stream between attention and MLP, the
+    output of a norm, and in an adapter its input in fp32.
     """
-    shape, tokens, width, stored = run.shape, batch * time, run.compute_bytes, run.stored_bytes
-    stream = shape.hidden * stored
-    norm = 2 * stream + 2 * 4 * shape.hidden
+    shape, tokens, width = run.shape, batch * time, run.compute_bytes
+    stream = shape.hidden * run.stored_bytes
+    cast = 4 * shape.hidden if _casts_to_fp32(run) and run.stored_bytes < 4 else 0
+    norm = tokens * (3 * stream + 2 * 4 * shape.hidden)
     turning = 3 * (4 if shape.has_head_norms else width) * shape.query
-    attention = 2 * stream + width * (shape.query + 2 * shape.key) + turning
-    mlp = 2 * stream + 4 * width * shape.intermediate
-    squares = mask_bytes(run, batch, time) + _working_squares(run, batch, time)
-    return tokens * max(norm, attention, mlp) + squares + weight_copy(run)
+    attention = tokens * (3 * stream + width * (shape.query + 2 * shape.key) + turning)
+    around = tokens * (4 * stream + cast)
+    inside = (3 if run.policy.lora is None else 4) * tokens * width * shape.intermediate
+    mlp = around + max(inside, inside // 2 + weight_copy(run))
+    return max(norm, attention + _working_squares(run, batch, time), mlp) + mask_bytes(run, batch, time)
 
 
 def weight_copy(run: Run) -> int:
     """Return the copy of a layer's largest matrix that exists while it is used: dequantized, or cast by autocast."""
     is_cast = run.is_mixed and run.stored_bytes == 4
     return run.shape.widest * run.compute_bytes if run.is_nf4 or is_cast else 0
+
+
+def _layer_input(run: Run, batch: int, time: int) -> int:
+    return batch * time * run.shape.hidden * run.stored_bytes
 
 
 def mask_bytes(run: Run, batch: int, time: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from resd_lightning.config import ObjectiveName
 from resd_lightning.plan.run import Run
-from resd_lightning.plan.weights import head_cast
+from resd_lightning.plan.weights import head_cast, head_copies
 
 
 def from_teacher(run: Run) -> int:
@@ -23,16 +23,19 @@ def teacher_output(run: Run) -> int:
     if run.is_fused:
         return stream + from_teacher(run)
     logits = (run.micro_batch * (run.response + 1)) * run.shape.vocab
+    heads = head_cast(run.shape, run) + head_copies(run, run.micro_batch)
     if run.teacher == "trust_region":  # both models' logits, as computed and in fp32, and what is between them
-        return stream + logits * (2 * run.compute_bytes + 3 * 4) + head_cast(run.shape, run)
-    return stream + logits * run.compute_bytes + head_cast(run.shape, run)
+        return stream + logits * (2 * run.compute_bytes + 3 * 4) + heads
+    return stream + logits * run.compute_bytes + heads
 
 
 def loss(run: Run, objective: ObjectiveName) -> int:
     """Return what a loss holds at its height, the teacher's part (`from_teacher`) not included."""
     if objective == "grpo":
         return _grpo(run) + head_cast(run.shape, run)
-    return (_fused(run) if run.is_fused else _plain(run)) + head_cast(run.shape, run)
+    if run.is_fused:  # the student's copy of the head is kept for its gradient while the teacher's is made
+        return _fused(run) + 2 * head_cast(run.shape, run)
+    return _plain(run) + head_cast(run.shape, run)
 
 
 def _fused(run: Run) -> int:
@@ -40,10 +43,11 @@ def _fused(run: Run) -> int:
 
     For each response token: the masked copy of the student's hidden states, the mean of the head's rows that is the
     gradient, top-k logits with their indices, and then some ten numbers for each bucket. For each token of a chunk: its
-    logits in fp32, and once more in 16 bits where the head is in 16 bits.
+    logits in fp32, and once more in 16 bits where the head is in 16 bits; their product with the head, twice.
     """
     tokens, width = run.micro_batch * run.response, run.compute_bytes
-    chunk = min(run.distillation.chunk_tokens, tokens) * run.shape.vocab * (4 + (width if width < 4 else 0))
+    logits = run.shape.vocab * (4 + (width if width < 4 else 0))
+    chunk = min(run.distillation.chunk_tokens, tokens) * (logits + 2 * run.shape.hidden * width)
     top_k = run.distillation.top_k or 0
     reduced = tokens * (2 * run.shape.hidden * width + top_k * (4 + 8))
     buckets = tokens * (top_k + 1) * 4 * 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resd_lightning.plan.activations import backward, kept_by_stack, without_gradient
+from resd_lightning.plan.activations import backward, kept_by_last_norm, kept_by_stack, without_gradient
 from resd_lightning.plan.generation import generation
 from resd_lightning.plan.losses import from_teacher, loss, teacher_output
 from resd_lightning.plan.run import Call, Run
@@ -65,7 +65,8 @@ def student(run: Run) -> tuple[Item, ...]:
             shown = from_teacher(run) if each == "distillation" else 0
             kept = kept_by_stack(run, run.micro_batch, run.prompt + run.response)
             stack = Item("activations kept", kept)
-            at_loss = (stack, Item("teacher's hidden states or logits", shown), Item("loss", loss(run, each)))
+            norm = Item("last norm", kept_by_last_norm(run, run.micro_batch, run.prompt + run.response))
+            at_loss = (stack, norm, Item("teacher's hidden states or logits", shown), Item("loss", loss(run, each)))
             gradient = backward(run, run.micro_batch, run.prompt + run.response)
             candidates += [at_loss, (stack, Item("backward pass of a layer", gradient))]
     best = max(candidates, key=lambda items: sum(item.bytes for item in items))

@@ -96,3 +96,13 @@ def optimizer_step(run: Run) -> int:
 def head_cast(shape: Shape, run: Run) -> int:
     """Return the 16-bit copy of an fp32 output head that each use under autocast makes."""
     return 2 * shape.vocab * shape.hidden if run.is_mixed and run.stored_bytes == 4 else 0
+
+
+def head_copies(run: Run, batch: int) -> int:
+    """Return the copies of a 16-bit output head that a CPU makes, one for each sequence, where it makes logits.
+
+    The hidden states of the last positions are a slice, so torch multiplies them by the head sequence by sequence, and
+    on a CPU copies the head for it. On a GPU it doesn't.
+    """
+    is_copied = run.device == "cpu" and run.compute_bytes == 2
+    return 2 * batch * run.shape.vocab * run.shape.hidden if is_copied else 0

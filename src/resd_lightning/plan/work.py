@@ -1,9 +1,9 @@
 """How many tokens an update reads and writes, and roughly how many floating-point operations that is.
 
-A matrix takes two operations for each weight and token forward, and as many for each of its two gradients (Kaplan et al.
-2020, "Scaling Laws for Neural Language Models", section 2.1); one of those falls away where the matrix is frozen.
-Attention takes four for each number of the queries and each token before theirs. Operations compare phases that read many
-tokens at once. Generation writes one at a time and waits for memory: what compares there is the tokens written.
+A matrix takes two operations for each weight and token forward, and as many for each of its two gradients (Kaplan et
+al. 2020, "Scaling Laws for Neural Language Models", section 2.1); one of those falls away where the matrix is frozen.
+Attention takes four for each number of the queries and each token before theirs. Operations compare phases that read
+many tokens at once. Generation writes one at a time and waits for memory: what compares there is the tokens written.
 """
 
 from __future__ import annotations
