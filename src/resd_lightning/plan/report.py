@@ -144,9 +144,13 @@ def work_table(plan: Plan) -> Table:
     for name in ("phase", "sequences", "tokens read", "tokens written", "TFLOP"):
         table.add_column(name, justify="left" if name == "phase" else "right")
     for each in plan.work:
-        numbers = (f"{each.sequences:,}", f"{each.read:,}", f"{each.written:,}", f"{each.flops / 1e12:,.3g}")
+        numbers = (f"{each.sequences:,}", f"{each.read:,}", f"{each.written:,}", _number(each.flops / 1e12))
         table.add_row(each.name, *numbers)
     return table
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _gib(amount: int) -> str:

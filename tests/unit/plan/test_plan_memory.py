@@ -172,8 +172,10 @@ def test_checkpointing_the_fused_loss_and_nf4_each_need_less(qwen: Run) -> None:
 def test_the_loss_is_plain_where_a_run_would_take_the_plain_one(qwen: Run, tmp_path: Path) -> None:
     assert not replace(qwen, teacher="trust_region").is_fused
     assert not replace(qwen, distillation=replace(qwen.distillation, top_k=None)).is_fused
-    on_head = PolicyConfig(qwen.policy.base, lora=LoraSettings(target_modules=["q_proj", "lm_head"]))
-    assert not make_run(Path(qwen.policy.base), on_head).is_fused
+    untied = write_config(tmp_path / "untied", tie_word_embeddings=False, num_hidden_layers=1)
+    on_head = PolicyConfig(str(untied), lora=LoraSettings(target_modules=["q_proj", "lm_head"]))
+    assert not make_run(untied, on_head).is_fused
+    assert make_run(untied).is_fused
     small = write_config(tmp_path / "small", vocab_size=1000, hidden_size=64, num_hidden_layers=1)
     assert not make_run(small).is_fused
 
