@@ -9,8 +9,9 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
+from jinja2 import TemplateError
 from jsonargparse import Namespace, auto_cli, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -27,6 +28,8 @@ from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.export import export
 from resd_lightning.forgetting import forgetting
 from resd_lightning.module import ResdModule
+from resd_lightning.plan.command import CARDS, Composed, choose_card, plan_run
+from resd_lightning.plan.prompts import measure_prompts
 from resd_lightning.run_folder import RunFolder
 from resd_lightning.show import show
 from resd_lightning.training import GRADIENT_CLIP_VAL, check_arguments, derived_arguments
@@ -134,7 +137,7 @@ class ResdCLI(LightningCLI):
         arguments: dict[str, object] = {"enable_checkpointing": is_fit, **root, **kwargs}
         observers: list[Callback] = [lines.RecordMetrics(self.folder)]
         if is_fit:
-            arguments |= derived_arguments(self.datamodule.num_updates, self.datamodule.inner_updates)
+            arguments |= derived_arguments(self._count_updates(), self.datamodule.inner_updates)
             observers = [
                 lines.WatchLoss(),
                 lines.WatchPlaybook(),
@@ -160,6 +163,9 @@ class ResdCLI(LightningCLI):
             observers.append(TQDMProgressBar())  # the phases' bars are tqdm's, which nest; Rich allows one display
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": observers}
         return super().instantiate_trainer(**arguments)
+
+    def _count_updates(self) -> int:
+        return cast("int", self.datamodule.num_updates)
 
     def _resolve_checkpoint(self) -> int | None:
         """Check `--ckpt_path`, make it a path, and return the updates behind it; None where there is none."""
@@ -253,23 +259,93 @@ class _ComposingCLI(ResdCLI):
     def _run_subcommand(self, subcommand: str) -> None: ...
 
 
+class _PlanningCLI(_ComposingCLI):
+    """Composes and checks as much as can be without a tokenizer, examples or the trainer's device."""
+
+    def __init__(self, args: list[str]) -> None:
+        self.notes: list[str] = []
+        super().__init__(args)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the card."""
+        super().add_arguments_to_parser(parser)
+        parser.prog = "resd plan"
+        parser.add_argument("--card_gib", type=float | None, default=None, help="The card's memory, in GiB.")
+        parser.add_argument("--card", type=str | None, default=None, help=f"A card by name: {', '.join(CARDS)}.")
+        parser.add_argument(
+            "--reserve_gib", type=float, default=2.0, help="Memory that is left out of account, in GiB."
+        )
+        parser.add_argument("--json", type=str | None, default=None, help="File for the plan as JSON.")
+
+    def before_instantiate_classes(self) -> None:
+        """Check the options, then put the trainer on this machine's CPU: the one that is asked for may be elsewhere."""
+        super().before_instantiate_classes()
+        trainer = self.config["fit"]["trainer"]
+        self.card = choose_card(*(self.config["fit"][key] for key in ("card", "card_gib", "reserve_gib")))
+        self.precision, self.accelerator = str(trainer["precision"]), str(trainer["accelerator"])
+        if trainer["devices"] not in ("auto", 1, "1") or trainer["strategy"] not in ("auto", "ddp"):
+            self.notes.append("the plan is for each of several devices alike; sharding would need less")
+        for key, value in {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}.items():
+            trainer[key] = value
+
+    def _count_updates(self) -> int:
+        return cast("int", self.datamodule.inner_updates)  # the true number needs the task's examples
+
+    def _check_early(self, stage: str) -> None:
+        self.trainer.strategy.connect(self.model)
+        self.model.trainer = self.datamodule.trainer = self.trainer
+        self.model.check_settings()
+        self.datamodule.check_settings(stage, num_updates=self._count_updates())
+
+    def composed(self) -> Composed:
+        """Return what was composed, with the lengths of its training prompts where they are at hand."""
+        module, data = cast("ResdModule", self.model), cast("RolloutDataModule", self.datamodule)
+        prompts = None
+        try:
+            examples = data.task.examples("train")
+            prompts = measure_prompts(module.tokenizer, examples, data.max_prompt_tokens) if examples else None
+        except (ValueError, OSError, ImportError, TemplateError) as error:
+            reason = " ".join(str(error).split())
+            self.notes.append(f"training prompts aren't measured, and `resd fit` will refuse to start: {reason}")
+        return Composed(module, data, self.precision, self.accelerator, prompts, self.notes)
+
+
+C = TypeVar("C", bound=_ComposingCLI)
+
+
+def _build(kind: Callable[[list[str]], C], arguments: Sequence[str]) -> C:
+    """Return a command line that has built what `arguments` ask for, without a word on seeds and devices."""
+    logging.disable(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+            return kind(["fit", *arguments])
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def compose(arguments: Sequence[str]) -> Composition:
     """Return what `resd fit` would run with.
 
     Raises:
         ConfigError: `resd fit` would refuse the arguments.
     """
-    logging.disable(logging.INFO)  # of seeds and devices, a screen for each run
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-            cli = _ComposingCLI(["fit", *arguments])
+        cli = _build(_ComposingCLI, arguments)
     except SystemExit as error:  # the parser has said why
         raise ConfigError("`resd fit` refuses its options, for the reason above") from error
-    finally:
-        logging.disable(logging.NOTSET)
     data = cast("RolloutDataModule", cli.datamodule)
     return Composition(cli.options, data.batch_size, len(data.stream.examples) // data.batch_size * data.batch_size)
+
+
+def plan(arguments: Sequence[str]) -> int:
+    """Tell whether and how a run fits on a card, from its configuration alone, and return 0 if it does, else 1.
+
+    Args:
+        arguments: Those of `resd fit`, and the card's.
+    """
+    cli = _build(_PlanningCLI, arguments)
+    return plan_run(cli.composed(), cli.card, cast("str | None", cli.config["fit"]["json"]))
 
 
 def compare(
@@ -305,6 +381,8 @@ def main(args: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if args is None else args)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
+        if arguments and arguments[0] == "plan":
+            return plan(arguments[1:])
         if arguments and arguments[0] in TOOLS:
             tool, prog = TOOLS[arguments[0]], f"resd {arguments[0]}"
             status = auto_cli(tool, args=arguments[1:], prog=prog, as_positional=True)

@@ -162,20 +162,33 @@ class RolloutDataModule(LightningDataModule):
             ConfigError: The trainer breaks updates apart, its callbacks make no algorithm, a length doesn't fit the
                 model, or a split is empty.
         """
-        if stage == "fit":
-            check_trainer(self._trainer, self.num_updates, self.inner_updates)
-            check_algorithm(algorithm_callbacks(self._trainer), self.module.teacher_config.kind, self.phases)
-            is_greedy = self.rollout.temperature == 0 and any(p.objective != "distillation" for p in self.phases)
-            require(
-                not is_greedy, "data.rollout.temperature", "above 0 for groups that differ", self.rollout.temperature
-            )
-        self._check_lengths()
+        self.check_settings(stage, num_updates=self.num_updates if stage == "fit" else 0)
         splits: dict[str, Split] = {"fit": "val", "validate": "val", "test": "test", "predict": self.predict_split}
         evaluated = self.task.examples(splits[stage])
         if not evaluated:
             raise ConfigError(f"data.task yields no examples for the split {splits[stage]!r}")
         require_unique_ids(evaluated, splits[stage])
         self._check_chats([*evaluated, *(self.stream.examples if stage == "fit" else ())])
+
+    def check_settings(self, stage: str, num_updates: int) -> None:
+        """Check trainer, algorithm and lengths, for which no example and no tokenizer is read.
+
+        Args:
+            stage: What the trainer is to do.
+            num_updates: Updates that it was made for.
+
+        Raises:
+            ConfigError: The trainer breaks updates apart, its callbacks make no algorithm, or a length doesn't fit the
+                model.
+        """
+        if stage == "fit":
+            check_trainer(self._trainer, num_updates, self.inner_updates)
+            check_algorithm(algorithm_callbacks(self._trainer), self.module.teacher_config.kind, self.phases)
+            is_greedy = self.rollout.temperature == 0 and any(p.objective != "distillation" for p in self.phases)
+            require(
+                not is_greedy, "data.rollout.temperature", "above 0 for groups that differ", self.rollout.temperature
+            )
+        self._check_lengths()
 
     def _check_chats(self, examples: Sequence[Example]) -> None:
         tried: set[tuple[str, ...]] = set()

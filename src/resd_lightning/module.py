@@ -108,6 +108,7 @@ class ResdModule(LightningModule):
         self.method = method
         self.policy_config = policy
         self.teacher_config = teacher
+        self.distillation_config = distillation
         self.optimizer_config = optimizer
         self.context_config = context
         self.teacher_prompt_config = teacher_prompt
@@ -157,15 +158,21 @@ class ResdModule(LightningModule):
         """Check the settings against the base's small files.
 
         Raises:
-            ConfigError: See `load_tokenizer`, `read_base_facts`, `check_fused`; or an optimizer not for the device.
-            ValueError: `model.distillation.top_k` is above the vocabulary.
+            ConfigError: See `load_tokenizer`, `check_settings`; or an optimizer not for the device.
+        """
+        self.check_settings()
+        kind, device = self.optimizer_config.kind, self.trainer.strategy.root_device.type
+        require(kind == "adamw" or device == "cuda", "model.optimizer.kind", f"adamw on {device}", kind)
+        _ = self.tokenizer
+
+    def check_settings(self) -> None:
+        """Check the settings against the base's config file alone.
+
+        Raises:
+            ConfigError: See `read_base_facts`, `check_fused`; or `model.distillation.top_k` is above the vocabulary.
         """
         self._distillation.check_vocabulary(self.facts.vocab_size)
-        check_fused(self._distillation.config, self.teacher_config, self.policy_config, self.facts)
-        kind, device = self.optimizer_config.kind, self.trainer.strategy.root_device.type
-        has_kind = kind == "adamw" or device == "cuda"
-        require(has_kind, "model.optimizer.kind", f"adamw on {device}", kind)
-        _ = self.tokenizer
+        check_fused(self.distillation_config, self.teacher_config, self.policy_config, self.facts)
 
     def configure_model(self) -> None:
         """Load the base and put student and teacher on it, once."""

@@ -30,7 +30,7 @@ LAYERS = (
     {"algorithm", "training", "measure", "diagnostics"},
     {"module", "datamodule"},
     {"callbacks"},
-    {"cli", "checkpoint", "compare", "export", "forgetting", "harness", "show"},
+    {"cli", "checkpoint", "compare", "export", "forgetting", "harness", "plan", "show"},
     {"__main__"},
 )
 """Folders and files at the package's top; each imports from the layers before its own."""
@@ -44,7 +44,7 @@ BESIDE = {
     "summary": {"metrics", "run_folder"},
     "compare": {"checkpoint"},  # both tell in what two configurations differ
     "forgetting": {"export", "harness"},  # what it measures is a validated student, by the harness
-    "cli": {"checkpoint", "compare", "export", "forgetting", "show"},
+    "cli": {"checkpoint", "compare", "export", "forgetting", "plan", "show"},
 }
 """What may be imported from the same layer, and why."""
 

@@ -59,6 +59,15 @@ def _small_vocabulary(policy: Policy) -> str | None:
     return f"a vocabulary of {vocab_size} is small" if vocab_size < FUSED_FROM_VOCAB else None
 
 
+def expects_fused(
+    config: DistillationConfig, teacher: TeacherKind, has_adapters: bool, head_obstacle: str | None, vocab_size: int
+) -> bool:
+    """Return what `chooses_fused` will say, from what shows before any weight is read."""
+    if config.loss == "plain" or (_obstacle_in_settings(config, teacher, has_adapters) or head_obstacle) is not None:
+        return False
+    return config.loss == "fused" or vocab_size >= FUSED_FROM_VOCAB
+
+
 def _obstacle(config: DistillationConfig, policy: Policy) -> str | None:
     in_settings = _obstacle_in_settings(config, policy.teacher_config.kind, policy.has_adapters)
     return in_settings or head_obstacle(policy)

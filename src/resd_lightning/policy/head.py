@@ -44,6 +44,20 @@ def head_obstacle(policy: Policy) -> str | None:
     word has a comparison on a few tokens.
     """
     model = _causal_model(policy.model)
+    if (obstacle := module_obstacle(model)) is not None:
+        return obstacle
+    ids = torch.arange(min(8, frozen_head(policy).shape[0]), device=policy.device).unsqueeze(0)
+    with policy.frozen(STUDENT) as student:
+        logits = student(input_ids=ids, use_cache=False).logits.float()
+        hidden = backbone_of(student)(input_ids=ids, use_cache=False).last_hidden_state
+        gap = (F.linear(hidden, frozen_head(policy)).float() - logits).abs().max() / logits.abs().max()
+    if not gap < 1e-2:  # equal but for roundings; not a number is a gap too
+        return f"the base's logits differ by {gap:.0%} from its output head's product with its last hidden states"
+    return None
+
+
+def module_obstacle(model: PreTrainedModel) -> str | None:
+    """Return what the modules alone show against it, also of a model without weights; see `head_obstacle`."""
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
         return f"the output head is a {type(head).__name__}: adapted, quantized or none"
@@ -55,13 +69,6 @@ def head_obstacle(policy: Policy) -> str | None:
         return f"the base has {transform}"
     if model.base_model is model:
         return "the base has no part below its output head"
-    ids = torch.arange(min(8, head.weight.shape[0]), device=policy.device).unsqueeze(0)
-    with policy.frozen(STUDENT) as student:
-        logits = student(input_ids=ids, use_cache=False).logits.float()
-        hidden = backbone_of(student)(input_ids=ids, use_cache=False).last_hidden_state
-        gap = (F.linear(hidden, head.weight).float() - logits).abs().max() / logits.abs().max()
-    if not gap < 1e-2:  # equal but for roundings; not a number is a gap too
-        return f"the base's logits differ by {gap:.0%} from its output head's product with its last hidden states"
     return None
 
 

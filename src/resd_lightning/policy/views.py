@@ -54,7 +54,7 @@ class Policy(nn.Module):
         self.is_packed = is_packed
         self.precision_context: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around every frozen forward; the trainer's precision, set when a trainer is attached."""
-        self.model: PreTrainedModel | PeftModel = base if lora is None else _with_two_adapters(base, lora)
+        self.model: PreTrainedModel | PeftModel = base if lora is None else with_two_adapters(base, lora)
         # A copy that nn.Module doesn't see: it must not reach the optimizer, DDP or the trainer's casts to bf16.
         self._copies: dict[View, PreTrainedModel] = {}
         if lora is None and teacher.kind != "live":
@@ -68,7 +68,7 @@ class Policy(nn.Module):
         """Return the trained weights by name, without an adapter's name in them."""
         if not self.has_adapters:
             return dict(self.model.named_parameters())
-        return _adapter_weights(self.model, STUDENT)
+        return adapter_weights(self.model, STUDENT)
 
     def zero(self) -> Tensor:
         """Return a zero whose gradient is a zero for every trained weight: a loss of nothing, at no forward's cost."""
@@ -81,7 +81,7 @@ class Policy(nn.Module):
             return self.student_weights()
         if not self.has_adapters:
             return dict(self._whole_model(TEACHER).named_parameters())
-        return _adapter_weights(self.model, TEACHER)
+        return adapter_weights(self.model, TEACHER)
 
     @property
     def ema(self) -> ExponentialMovingAverage:
@@ -214,7 +214,12 @@ class Policy(nn.Module):
         self.tokenizer.save_pretrained(folder)
 
 
-def _with_two_adapters(base: PreTrainedModel, lora: LoraSettings) -> PeftModel:
+def with_two_adapters(base: PreTrainedModel, lora: LoraSettings) -> PeftModel:
+    """Return the base under the student's and the teacher's adapter, which begin alike.
+
+    Raises:
+        ConfigError: No layer has a name among `target_modules`.
+    """
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -227,7 +232,7 @@ def _with_two_adapters(base: PreTrainedModel, lora: LoraSettings) -> PeftModel:
     except ValueError as error:  # no layer has such a name
         raise ConfigError(f"model.policy.lora.target_modules {lora.target_modules}: {error}") from error
     model.add_adapter(TEACHER, copy.deepcopy(config))
-    student, teacher = _adapter_weights(model, STUDENT), _adapter_weights(model, TEACHER)
+    student, teacher = adapter_weights(model, STUDENT), adapter_weights(model, TEACHER)
     with torch.no_grad():
         for name, tensor in teacher.items():  # add_adapter draws its own A: without the copy they start apart
             tensor.copy_(student[name])
@@ -239,7 +244,8 @@ def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
 
 
-def _adapter_weights(model: nn.Module, adapter: View) -> dict[str, Tensor]:
+def adapter_weights(model: nn.Module, adapter: View) -> dict[str, Tensor]:
+    """Return an adapter's weights by name, without its own name in them."""
     weights: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         parts = name.split(".")  # on embeddings the adapter's name comes last, on linear layers before `weight`

@@ -1,0 +1,287 @@
+"""What a plan counts: equal to what is loaded, hand-computed, and moving the right way."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+
+from conftest import SMALL_LORA, make_policy, make_tiny_base
+from resd_lightning.config import ConfigError, DistillationConfig, LoraSettings, PolicyConfig, TeacherConfig
+from resd_lightning.plan.activations import kept_by_layer
+from resd_lightning.plan.fitting import Card, fits, largest_values, suggestions
+from resd_lightning.plan.generation import cache_bytes_per_token
+from resd_lightning.plan.memory import peak, phases, student
+from resd_lightning.plan.run import Call, Run
+from resd_lightning.plan.shape import read_shape
+from resd_lightning.plan.weights import base_bytes, nf4_bytes, resident, trained_weights
+from resd_lightning.plan.work import against_sdpo, work
+from resd_lightning.policy.views import Policy
+
+QWEN3_4B = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 2560,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 9728,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 262144,
+}
+
+
+def write_config(folder: Path, **changes: object) -> Path:
+    """Write a base that is a config file alone."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(QWEN3_4B | changes))
+    return folder
+
+
+def make_run(base: Path, policy: PolicyConfig | None = None, **changes: object) -> Run:
+    """Return a run on a base, with NF4 and adapters unless told otherwise."""
+    policy = policy or PolicyConfig(str(base), quantization="nf4")
+    run = Run(
+        shape=read_shape(policy),
+        policy=policy,
+        teacher="ema",
+        distillation=DistillationConfig(),
+        objectives=("distillation",),
+        is_mixed=True,
+        device="cuda",
+        micro_batch=1,
+        prompt=4096,
+        response=8192,
+        teacher_prompt=8192,
+        engine_batch=8,
+        batch=32,
+        rollouts=32,
+        context=(Call("reflect", 8192, 2048, 32), Call("curate", 8192, 2048, 32)),
+        validation=8192,
+        validations=128,
+    )
+    return replace(run, **changes)
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Qwen3-4B as configs/model/qwen3_4b_qlora.yaml has it, but without gradient checkpointing."""
+    return make_run(write_config(tmp_path_factory.mktemp("qwen")))
+
+
+def checkpointed(run: Run) -> Run:
+    return replace(run, policy=replace(run.policy, gradient_checkpointing=True))
+
+
+def stored(policy: Policy) -> int:
+    """Bytes of a loaded base, NF4's scales and tables included."""
+    total = 0
+    for name, weight in policy.model.named_parameters():
+        if "lora_" not in name:
+            total += weight.numel() * weight.element_size()
+    for module in policy.model.modules():
+        if isinstance(module, Linear4bit):
+            state = module.weight.quant_state
+            scales = (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
+            total += sum(tensor.numel() * tensor.element_size() for tensor in scales)
+    return total
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_counts_are_those_of_a_loaded_base_and_its_adapters(dtype: str, quantization: str, tmp_path: Path) -> None:
+    base = make_tiny_base(tmp_path / "base", hidden=64)
+    policy = make_policy(base, dtype=dtype, quantization=quantization)
+    run = make_run(base, PolicyConfig(str(base), dtype=dtype, quantization=quantization, lora=SMALL_LORA))
+    assert base_bytes(run) == stored(policy)
+    weights = policy.student_weights().values()
+    assert run.shape.adapter_weights == trained_weights(run) == sum(weight.numel() for weight in weights)
+    assert {weight.element_size() for weight in weights} == {4}
+    found = {item.name: item.bytes for item in resident(run)}
+    assert found["student's adapter"] == found["gradients"] == sum(weight.nbytes for weight in weights)
+    assert found["optimizer state"] == 2 * found["gradients"]
+
+
+@pytest.mark.parametrize("kind", ["ema", "live"])
+def test_whole_models_are_counted_with_the_teachers_copy_where_there_is_one(kind: str, tiny_base: Path) -> None:
+    policy = make_policy(tiny_base, TeacherConfig(kind=kind), lora=None)
+    run = make_run(tiny_base, PolicyConfig(str(tiny_base), dtype="float32", lora=None), teacher=kind)
+    held = {
+        weight.data_ptr(): weight.nbytes
+        for who in (policy.student_weights(), policy.teacher_weights())
+        for weight in who.values()
+    }
+    found = {item.name: item.bytes for item in resident(run)}
+    assert found["base weights"] + found.get("teacher's weights and average", 0) == sum(held.values())
+
+
+def test_the_shape_is_the_configs(qwen: Run) -> None:
+    shape = qwen.shape
+    assert (shape.layers, shape.hidden, shape.query, shape.key, shape.intermediate) == (36, 2560, 4096, 1024, 9728)
+    assert (shape.vocab, shape.max_positions, shape.hidden_norms, shape.has_head_norms) == (151936, 262144, 2, True)
+    assert shape.base_weights == 4_022_468_096  # Qwen3-4B's card says 4.0 B, 3.6 B of them not in embeddings
+    assert shape.adapter_weights == 36 * 32 * (5 * 2560 + 2 * 4096 + 2 * 1024 + 3 * 9728 + 2 * 2560)
+    assert shape.base_weights - sum(shape.quantizable) == 151936 * 2560 + 36 * (2 * 2560 + 2 * 128) + 2560
+
+
+def test_a_tokens_cache_and_a_matrix_in_nf4_are_as_computed_by_hand(qwen: Run) -> None:
+    assert cache_bytes_per_token(qwen) == 36 * 8 * 128 * 2 * 2 == 147456
+    # 2560 x 9728 weights: half a byte each, 389120 blocks of 64, 1520 blocks of 256 of those, and 273 numbers
+    assert nf4_bytes(2560 * 9728) == 12451840 + 389120 + 4 * 1520 + 4 * 273
+
+
+def test_a_layer_keeps_what_is_computed_by_hand(qwen: Run) -> None:
+    # bf16 by autocast over NF4 on a GPU, rank 32. In fp32: inputs of two norms of 2560 and of those of queries (4096)
+    # and keys (1024), and a number a head. In bf16: queries, keys, values and output of attention; three times 9728;
+    # the inputs of the adapters (attention's output is there already); seven outputs of A.
+    wide = 4 * (2 * 2560 + 4096 + 1024 + 32)
+    narrow = 2 * (2 * 4096 + 2 * 1024 + 3 * 9728 + 2560 + 2560 + 9728 + 7 * 32)
+    # PEFT leaves the cast to autocast here, which finds bf16 already: one input serves several adapters
+    assert kept_by_layer(qwen, 1, 1) == wide + narrow
+
+
+@pytest.mark.parametrize("key", ["prompt", "response", "teacher_prompt", "micro_batch", "engine_batch", "validation"])
+def test_no_phase_needs_less_when_a_length_or_a_batch_grows_and_one_needs_more(key: str, qwen: Run) -> None:
+    before = phases(qwen)
+    after = phases(replace(qwen, **{key: 2 * getattr(qwen, key)}))
+    assert all(more.bytes >= less.bytes for less, more in zip(before, after, strict=True))
+    assert any(more.bytes > less.bytes for less, more in zip(before, after, strict=True))
+
+
+def test_checkpointing_the_fused_loss_and_nf4_each_need_less(qwen: Run) -> None:
+    def of_student(run: Run) -> int:
+        return sum(item.bytes for item in (*resident(run), *student(run)))
+
+    plain = replace(qwen, distillation=replace(qwen.distillation, loss="plain"))
+    unquantized = replace(qwen, policy=replace(qwen.policy, quantization="none"))
+    assert of_student(checkpointed(qwen)) < of_student(qwen) < of_student(plain)
+    assert of_student(qwen) < of_student(unquantized)
+    assert qwen.is_fused
+    assert not plain.is_fused
+
+
+def test_the_loss_is_plain_where_a_run_would_take_the_plain_one(qwen: Run, tmp_path: Path) -> None:
+    assert not replace(qwen, teacher="trust_region").is_fused
+    assert not replace(qwen, distillation=replace(qwen.distillation, top_k=None)).is_fused
+    untied = write_config(tmp_path / "untied", tie_word_embeddings=False, num_hidden_layers=1)
+    on_head = PolicyConfig(str(untied), lora=LoraSettings(target_modules=["q_proj", "lm_head"]))
+    assert not make_run(untied, on_head).is_fused
+    assert make_run(untied).is_fused
+    small = write_config(tmp_path / "small", vocab_size=1000, hidden_size=64, num_hidden_layers=1)
+    assert not make_run(small).is_fused
+
+
+def test_a_peak_is_the_largest_phase_and_not_their_sum(qwen: Run) -> None:
+    assert peak(qwen).bytes == max(phase.bytes for phase in phases(qwen))
+    names = [phase.name for phase in phases(qwen)]
+    assert names == [
+        "rollout",
+        "reflect, curate",
+        "teacher forward",
+        "student forward and backward",
+        "optimizer step",
+        "validation",
+    ]
+
+
+def test_the_policy_gradient_alone_has_no_teacher_and_no_context(qwen: Run) -> None:
+    grpo = replace(qwen, objectives=("grpo",))
+    assert [phase.name for phase in phases(grpo)] == [
+        "rollout",
+        "student forward and backward",
+        "optimizer step",
+        "validation",
+    ]
+    both = replace(qwen, objectives=("mixture",))
+    for one in (qwen, grpo):  # a mixture's two losses take turns
+        assert peak(both).bytes >= peak(one).bytes
+
+
+def test_the_largest_values_fit_and_the_next_ones_do_not(qwen: Run) -> None:
+    run, card = checkpointed(qwen), Card("a card", 24, 2)
+    fields = {
+        "data.micro_batch_size": "micro_batch",
+        "data.rollout.max_new_tokens": "response",
+        "data.engine.init_args.batch_size": "engine_batch",
+    }
+    found = largest_values(run, card)
+    assert found.keys() == fields.keys()
+    for key, value in found.items():
+        assert fits(replace(run, **{fields[key]: value}), card)
+        assert not fits(replace(run, **{fields[key]: value + 1}), card)
+    assert set(largest_values(run, Card("a small card", 4, 2)).values()) == {0}
+    huge = largest_values(run, Card("a huge card", 1e6, 0))
+    assert huge["data.micro_batch_size"] == 32
+    assert huge["data.rollout.max_new_tokens"] == 262144 - 8192
+
+
+def test_suggestions_save_what_planning_again_says(qwen: Run) -> None:
+    card = Card("a card", 24, 2)
+    found = {each.options: each for each in suggestions(qwen, card)}
+    checkpointing = found["--model.policy.gradient_checkpointing true"]
+    before, after = ({phase.name: phase.bytes for phase in phases(run)} for run in (qwen, checkpointed(qwen)))
+    assert checkpointing.saved == before["student forward and backward"] - after["student forward and backward"]
+    assert checkpointing.phase == "student forward and backward"
+    assert (checkpointing.peak, checkpointing.fits) == (max(after.values()), True)
+    assert "--model.policy.quantization nf4" not in found
+    assert suggestions(checkpointed(qwen), card) == []
+
+
+def test_whole_models_are_told_of_adapters(qwen: Run) -> None:
+    whole = make_run(Path(qwen.policy.base), PolicyConfig(qwen.policy.base, dtype="float32", lora=None))
+    found = {each.options: each for each in suggestions(whole, Card("a card", 80, 2))}
+    assert found["--model.policy.lora {}"].saved > 3 * 4 * whole.shape.base_weights
+
+
+def test_work_counts_two_operations_a_weight_and_two_thirds_of_training_on_a_frozen_base(qwen: Run) -> None:
+    found = {each.name: each for each in work(qwen)}
+    assert (found["rollout"].read, found["rollout"].written) == (32 * 4096, 32 * 8192)
+    assert found["teacher forward"].read == 32 * (8192 + 8192)
+    time, width = 8192 + 8192, 4096
+    by_hand = 36 * (
+        2 * time * (qwen.shape.layer_weights + qwen.shape.adapter_weights / 36) + 4 * width * time * (time + 1) / 2
+    )
+    assert found["teacher forward"].flops == pytest.approx(32 * (by_hand + 2 * 8192 * 151936 * 2560))
+    whole = make_run(Path(qwen.policy.base), PolicyConfig(qwen.policy.base, dtype="float32", lora=None))
+    assert {each.name: each for each in work(whole)}["student forward and backward"].flops > (
+        found["student forward and backward"].flops * 1.2
+    )
+
+
+def test_the_ratio_to_sdpo_is_what_reflection_and_curation_write(qwen: Run) -> None:
+    ratio = against_sdpo(qwen)
+    assert ratio is not None
+    assert ratio.written == pytest.approx((8192 + 2048 + 2048) / 8192)
+    assert 1 < ratio.flops < ratio.written
+    assert against_sdpo(replace(qwen, context=())) is None
+
+
+def test_layers_of_another_kind_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_layer": 1, "n_embd": 32, "n_head": 2}))
+    with pytest.raises(ConfigError, match="knows decoder layers like Llama's"):
+        read_shape(PolicyConfig(str(tmp_path)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the profiler's records of memory are checked on Linux")
+@pytest.mark.filterwarnings("default")  # the profiler's, and transformers' on checkpointing
+@pytest.mark.parametrize("case", ["fused", "fused_checkpointing", "plain"])
+def test_predicted_peaks_are_the_measured_ones(case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[3] / "benchmarks")
+    benchmark = import_module("plan")
+    options = Namespace(
+        vocab=4096, hidden=256, layers=2, prompt=64, response=192, teacher_prompt=128, engine_batch=2, new_tokens=2,
+        device="cpu", threads=1,
+    )  # fmt: skip
+    benchmark.write_base(tmp_path, options)
+    run = benchmark.run_of(benchmark.CASES[case], tmp_path, options)
+    predicted, measured = benchmark.predict(run), benchmark.measure(run, torch.device("cpu"))
+    assert predicted["update"] == pytest.approx(measured["update"], rel=0.15)
