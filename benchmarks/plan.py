@@ -103,6 +103,7 @@ def run_of(case: Settings, base: Path, options: argparse.Namespace) -> Run:
         teacher="ema",
         distillation=DistillationConfig(loss=case.get("loss", "auto"), top_k=case.get("top_k", 100)),
         objectives=("distillation",),
+        optimizer="adamw",
         is_mixed=case.get("mixed", False),
         device="cuda" if options.device == "cuda" else "cpu",
         micro_batch=case.get("micro_batch", 1),

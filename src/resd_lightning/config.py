@@ -14,6 +14,7 @@ from typing import Literal
 TeacherKind = Literal["ema", "live", "initial", "trust_region"]
 Author = Literal["student", "teacher", "base"]
 ObjectiveName = Literal["distillation", "grpo", "mixture"]
+OptimizerKind = Literal["adamw", "paged_adamw_8bit"]
 Reduction = Literal["sequence_mean", "sequence_sum", "token_mean"]
 OperationName = Literal["ADD", "UPDATE", "MERGE", "DELETE"]
 Currency = Literal["prompts", "rollouts", "generated_tokens"]
@@ -183,7 +184,7 @@ class GrpoConfig:
 class OptimizerConfig:
     """AdamW with a linear warm-up and a constant rate after it."""
 
-    kind: Literal["adamw", "paged_adamw_8bit"] = "adamw"
+    kind: OptimizerKind = "adamw"
     """Torch's AdamW, or bitsandbytes' with moments in 8 bits that may leave the GPU; the latter needs CUDA."""
     learning_rate: float = 1e-6
     """Learning rate after warm-up; the paper's value for full fine-tuning, LoRA wants 10 to 100 times as much."""

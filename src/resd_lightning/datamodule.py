@@ -271,10 +271,10 @@ class RolloutDataModule(LightningDataModule):
     def _slots(self, phase: Phase) -> int:
         per_rank = -(-self.batch_size * phase.rollouts_per_prompt // self._trainer.world_size)
         passes = 2 if phase.objective == "mixture" else 1  # its two losses take turns
-        return passes * -(-per_rank // self._fewest_per_micro_batch)
+        return passes * -(-per_rank // self.fewest_per_micro_batch)
 
     @property
-    def _fewest_per_micro_batch(self) -> int:
+    def fewest_per_micro_batch(self) -> int:
         """Rollouts that fit into a micro-batch, be they as long as they may."""
         if self.micro_batch_tokens is None:
             return self.micro_batch_size

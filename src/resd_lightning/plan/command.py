@@ -94,9 +94,10 @@ def run_of(composed: Composed) -> Run:
         teacher=module.teacher_config.kind,
         distillation=module.distillation_config,
         objectives=tuple(dict.fromkeys(phase.objective for phase in data.phases)),
+        optimizer=module.optimizer_config.kind,
         is_mixed=composed.precision in ("bf16-mixed", "16-mixed"),
         device=device,
-        micro_batch=data.micro_batch_size,
+        micro_batch=data.fewest_per_micro_batch,
         prompt=data.max_prompt_tokens,
         response=data.rollout.max_new_tokens,
         teacher_prompt=module.teacher_prompt_config.max_tokens,
@@ -119,6 +120,8 @@ def plan_run(composed: Composed, card: Card, json_file: str | None) -> int:
     notes = list(composed.notes)
     if run.engine_batch is None:
         notes.append(f"what data.engine {type(composed.data.engine).__name__} holds isn't counted")
+    if run.policy.offload_activations:
+        notes.append("activations that model.policy.offload_activations takes off the card are counted")
     first = composed.data.phases[0]
     updates = replace(run, objectives=run.objectives[:1], rollouts=run.batch * first.rollouts_per_prompt)
     distillation = "distillation, fused" if run.is_fused else "distillation, plain"

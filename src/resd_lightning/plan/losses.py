@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from resd_lightning.config import ObjectiveName
 from resd_lightning.plan.run import Run
 from resd_lightning.plan.weights import head_cast, head_copies
@@ -31,6 +33,8 @@ def teacher_output(run: Run) -> int:
 
 def loss(run: Run, objective: ObjectiveName) -> int:
     """Return what a loss holds at its height, the teacher's part (`from_teacher`) not included."""
+    if objective == "grpo" and run.is_grpo_fused:
+        return _fused(replace(run, distillation=replace(run.distillation, top_k=1))) + head_cast(run.shape, run)
     if objective == "grpo":
         return _grpo(run) + head_cast(run.shape, run)
     if run.is_fused:  # the student's copy of the head is kept for its gradient while the teacher's is made

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from resd_lightning.config import DistillationConfig, ObjectiveName, PolicyConfig, TeacherKind
+from resd_lightning.config import DistillationConfig, ObjectiveName, OptimizerKind, PolicyConfig, TeacherKind
 from resd_lightning.objectives.fused_or_plain import expects_fused
 from resd_lightning.plan.shape import Shape
 
@@ -39,9 +39,10 @@ class Run:
         teacher: Whose weights score.
         distillation: The loss's settings.
         objectives: What updates minimise, over all phases of the run.
+        optimizer: `model.optimizer.kind`.
         is_mixed: Whether the trainer's precision computes in 16 bits beside 32-bit weights (autocast).
         device: The kind of device.
-        micro_batch: `data.micro_batch_size`.
+        micro_batch: `data.micro_batch_size`, or as many of the longest sequences as `data.micro_batch_tokens` lets be.
         prompt: `data.max_prompt_tokens`.
         response: `data.rollout.max_new_tokens`.
         teacher_prompt: `model.teacher_prompt.max_tokens`.
@@ -58,6 +59,7 @@ class Run:
     teacher: TeacherKind
     distillation: DistillationConfig
     objectives: tuple[ObjectiveName, ...]
+    optimizer: OptimizerKind
     is_mixed: bool
     device: Device
     micro_batch: int
@@ -93,6 +95,14 @@ class Run:
         """Whether the distillation loss is the fused one."""
         return expects_fused(
             self.distillation, self.teacher, self.policy.lora is not None, self.shape.head_obstacle, self.shape.vocab
+        )
+
+    @property
+    def is_grpo_fused(self) -> bool:
+        """Whether GRPO's log-probs are made in chunks of tokens; nothing but head and vocabulary decides."""
+        token_alone = replace(self.distillation, loss="auto", top_k=1)
+        return expects_fused(
+            token_alone, "live", self.policy.lora is not None, self.shape.head_obstacle, self.shape.vocab
         )
 
     @property

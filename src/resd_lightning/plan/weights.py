@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
+from resd_lightning.config import OptimizerKind
 from resd_lightning.plan.run import Run
 from resd_lightning.plan.shape import Shape
 
@@ -29,6 +31,10 @@ class Item:
     bytes: int
 
 
+MOMENTS_BYTES: Mapping[OptimizerKind, float] = {"adamw": 8, "paged_adamw_8bit": 2 * (1 + 4 / 256)}
+"""Of AdamW's two moments for each weight: in fp32, or in 8 bits with an fp32 scale for each block of 256."""
+
+
 def resident(run: Run) -> tuple[Item, ...]:
     """Return what is there in every phase from the second update on.
 
@@ -43,7 +49,7 @@ def resident(run: Run) -> tuple[Item, ...]:
         # In fp32, so the teacher's weights are the moving average themselves: it has no copy of its own.
         Item("teacher's weights and average", 4 * trained if has_teacher_copy else 0),
         Item("gradients", 4 * trained),
-        Item("optimizer state", 8 * trained),
+        Item("optimizer state", ceil(MOMENTS_BYTES[run.optimizer] * trained)),
         Item("weights cast by autocast", cast_bytes(run)),
     )
     return tuple(item for item in items if item.bytes > 0)

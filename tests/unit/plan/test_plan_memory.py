@@ -15,6 +15,7 @@ from bitsandbytes.nn import Linear4bit
 
 from conftest import SMALL_LORA, make_policy, make_tiny_base
 from resd_lightning.config import ConfigError, DistillationConfig, LoraSettings, PolicyConfig, TeacherConfig
+from resd_lightning.plan import losses
 from resd_lightning.plan.activations import kept_by_layer
 from resd_lightning.plan.fitting import Card, fits, largest_values, suggestions
 from resd_lightning.plan.generation import cache_bytes_per_token
@@ -56,6 +57,7 @@ def make_run(base: Path, policy: PolicyConfig | None = None, **changes: object) 
         teacher="ema",
         distillation=DistillationConfig(),
         objectives=("distillation",),
+        optimizer="adamw",
         is_mixed=True,
         device="cuda",
         micro_batch=1,
@@ -285,3 +287,17 @@ def test_predicted_peaks_are_the_measured_ones(case: str, monkeypatch: pytest.Mo
     run = benchmark.run_of(benchmark.CASES[case], tmp_path, options)
     predicted, measured = benchmark.predict(run), benchmark.measure(run, torch.device("cpu"))
     assert predicted["update"] == pytest.approx(measured["update"], rel=0.15)
+
+
+def test_moments_in_8_bits_take_a_quarter(qwen: Run) -> None:
+    def moments(run: Run) -> int:
+        return next(item.bytes for item in resident(run) if item.name == "optimizer state")
+
+    assert moments(replace(qwen, optimizer="paged_adamw_8bit")) == pytest.approx(moments(qwen) / 4, rel=0.02)
+
+
+def test_grpos_log_probs_in_chunks_take_less_than_all_logits_and_only_with_adapters(qwen: Run) -> None:
+    assert qwen.is_grpo_fused
+    full = replace(qwen, policy=replace(qwen.policy, lora=None, quantization="none", dtype="float32"))
+    assert not full.is_grpo_fused
+    assert losses.loss(qwen, "grpo") < losses.loss(full, "grpo") / 5
