@@ -69,7 +69,7 @@ def without_gradient(run: Run, batch: int, time: int) -> int:
 
     The largest of three places: a norm and its fp32 copies; attention, with queries and keys before and after their
     rotation (and norm); the MLP, where beside SiLU's output the base's `up`, the adapter's part and their sum exist, or
-    half of that and the copy of a matrix; without adapters, SiLU's output, `up` and their product. Around them the
+    half of that and the copy of a matrix; without an adapter, SiLU's output, `up` and their product. Around them the
     model holds the embeddings, and the layer's caller its input; then come the stream between attention and MLP, the
     output of a norm, and in an adapter its input in fp32.
     """
@@ -80,7 +80,8 @@ def without_gradient(run: Run, batch: int, time: int) -> int:
     turning = 3 * (4 if shape.has_head_norms else width) * shape.query
     attention = tokens * (3 * stream + width * (shape.query + 2 * shape.key) + turning)
     around = tokens * (4 * stream + cast)
-    inside = (3 if run.policy.lora is None else 4) * tokens * width * shape.intermediate
+    is_adapted = any(linear.rank > 0 for linear in shape.linears if linear.name == "up_proj")
+    inside = (4 if is_adapted else 3) * tokens * width * shape.intermediate
     mlp = around + max(inside, inside // 2 + weight_copy(run))
     return max(norm, attention + _working_squares(run, batch, time), mlp) + mask_bytes(run, batch, time)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from resd_lightning.plan.activations import weight_copy, without_gradient
 from resd_lightning.plan.run import Call, Run
-from resd_lightning.plan.weights import Item, head_copies
+from resd_lightning.plan.weights import Item, head_cast, head_copies
 
 SAMPLER_BYTES = 48
 """Bytes for each logit of a step: as computed, fp32, tempered, noise, the nucleus's sort (rollout/sampling.py)."""
@@ -35,11 +35,13 @@ def generation(run: Run, call: Call) -> tuple[Item, ...]:
     prompt = Item("activations of the prompts", work)
     at_prompt = (Item("KV cache", batch * call.prompt * per_token), prompt)
     full = batch * (call.prompt + call.response) * per_token
-    grown = Item("one layer's keys again, a layer's weights", full // (2 * run.shape.layers) + weight_copy(run))
+    copies = max(weight_copy(run), head_cast(run.shape, run))
+    grown = Item("one layer's keys again, a matrix's copy", full // (2 * run.shape.layers) + copies)
     at_end = (Item("KV cache", full), grown, sampler)
     return max(at_prompt, at_end, key=lambda items: sum(item.bytes for item in items))
 
 
 def _first_logits(run: Run, batch: int) -> int:
     """Return what the logits behind the prompts take: those of the last position, as computed and in fp32."""
-    return head_copies(run, batch) + batch * run.shape.vocab * (run.compute_bytes + 4)
+    heads = head_copies(run, batch) + head_cast(run.shape, run)
+    return heads + batch * run.shape.vocab * (run.compute_bytes + 4)

@@ -122,7 +122,8 @@ def suggestion_table(plan: Plan) -> Table:
     """Return what would help."""
     table = Table(title="What would help, each planned again by itself")
     for name in ("change", "phase it helps most", "saves there, GiB", "peak then, GiB", "fits then"):
-        table.add_column(name, justify="left" if name in ("change", "phase it helps most") else "right")
+        is_text = name in ("change", "phase it helps most")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=name == "change")
     for each in plan.suggestions:
         table.add_row(each.options, each.phase, _gib(each.saved), _gib(each.peak), "yes" if each.fits else "no")
     return table

@@ -108,7 +108,7 @@ def head_copies(run: Run, batch: int) -> int:
     """Return the copies of a 16-bit output head that a CPU makes, one for each sequence, where it makes logits.
 
     The hidden states of the last positions are a slice, so torch multiplies them by the head sequence by sequence, and
-    on a CPU copies the head for it. On a GPU it doesn't.
+    on a CPU copies the head for it. On a GPU it doesn't; nor where autocast makes a tensor of its own of the slice.
     """
-    is_copied = run.device == "cpu" and run.compute_bytes == 2
+    is_copied = run.device == "cpu" and run.stored_bytes == 2
     return 2 * batch * run.shape.vocab * run.shape.hidden if is_copied else 0
