@@ -190,6 +190,7 @@ def main() -> None:
         print(json.dumps(rounded(measure(options.case, options))))
         return
     around = surroundings("resd-lightning", "torch", "transformers")
+    settings = {key: value for key, value in vars(options).items() if key not in ("case", "cases", "out")}
     results: list[dict[str, object]] = []
     ours: list[list[int]] = []
     for case in dict.fromkeys(["sorted", *options.cases]):
@@ -201,8 +202,7 @@ def main() -> None:
             result["same_responses"] = same / len(ours)
         results.append(result)
         print(result, flush=True)
-    settings = {key: value for key, value in vars(options).items() if key not in ("case", "cases", "out")}
-    write(options.out, {**around, "settings": settings, "cases": results})
+        write(options.out, {**around, "settings": settings, "cases": results})
     print(table(results))
 
 
