@@ -5,8 +5,8 @@
 A random model of which every 64th token ends a response, so that responses are of mixed lengths too; prompts of 16 to
 512 tokens, as many short ones as long ones (on a logarithmic scale). `sorted` is the package's engine. `continuous` is
 transformers' own continuous batching, which draws its own samples and is compared by tokens a second; where it can't
-run, the results say why. Each case is a process of its own, which generates twice: the second time counts. Seconds are
-the processor's; peaks are what the process holds above what it held before.
+run, the results say why. Each case is a process of its own that has generated a batch before. Seconds are the
+processor's; peaks are what the process holds above what it held before.
 """
 
 from __future__ import annotations
@@ -139,10 +139,10 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, object]:
         policy = load_policy(config, TeacherConfig(), load_tokenizer(config))
     watch = Stopwatch()
     try:
-        for _ in range(2):
-            watch.start()
-            responses = CASES[case][0](policy, requests, options)
-            watch.end_part("generation")
+        CASES[case][0](policy, requests[: options.batch_size], options)  # to warm up
+        watch.start()
+        responses = CASES[case][0](policy, requests, options)
+        watch.end_part("generation")
     except RuntimeError as error:
         if case != "continuous":
             raise
@@ -174,7 +174,7 @@ def table(results: Sequence[dict[str, object]]) -> str:
 def main() -> None:
     """Parse the command line, run every case, write and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--prompt_tokens", type=int, nargs=2, default=[16, 512], metavar=("LEAST", "MOST"))
     parser.add_argument("--response_tokens", type=int, default=128, help="at most")
     parser.add_argument("--batch_size", type=int, default=8)
@@ -190,6 +190,7 @@ def main() -> None:
         print(json.dumps(rounded(measure(options.case, options))))
         return
     around = surroundings("resd-lightning", "torch", "transformers")
+    settings = {key: value for key, value in vars(options).items() if key not in ("case", "cases", "out")}
     results: list[dict[str, object]] = []
     ours: list[list[int]] = []
     for case in dict.fromkeys(["sorted", *options.cases]):
@@ -201,8 +202,7 @@ def main() -> None:
             result["same_responses"] = same / len(ours)
         results.append(result)
         print(result, flush=True)
-    settings = {key: value for key, value in vars(options).items() if key not in ("case", "cases", "out")}
-    write(options.out, {**around, "settings": settings, "cases": results})
+        write(options.out, {**around, "settings": settings, "cases": results})
     print(table(results))
 
 

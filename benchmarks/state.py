@@ -237,7 +237,8 @@ def main() -> None:
         for size in options.entries:
             playbooks.append(run_apart(__file__, [*sys.argv[1:], "--case", kind, str(size)]))
             print(playbooks[-1], flush=True)
-    write(options.out, {**around, "repeats": options.repeats, "checkpoint": checkpoint, "playbooks": playbooks})
+            report = {"repeats": options.repeats, "checkpoint": checkpoint, "playbooks": playbooks}
+            write(options.out, {**around, **report})
     print(table(checkpoint, playbooks))
 
 
