@@ -30,7 +30,18 @@ LAYERS = (
     {"algorithm", "training", "measure", "diagnostics"},
     {"module", "datamodule"},
     {"callbacks"},
-    {"cli", "checkpoint", "compare", "export", "forgetting", "harness", "show"},
+    {
+        "cli",
+        "checkpoint",
+        "compare",
+        "export",
+        "forgetting",
+        "harness",
+        "playbook_command",
+        "report",
+        "show",
+        "tool_parser",
+    },
     {"__main__"},
 )
 """Folders and files at the package's top; each imports from the layers before its own."""
@@ -44,7 +55,9 @@ BESIDE = {
     "summary": {"metrics", "run_folder"},
     "compare": {"checkpoint"},  # both tell in what two configurations differ
     "forgetting": {"export", "harness"},  # what it measures is a validated student, by the harness
-    "cli": {"checkpoint", "compare", "export", "forgetting", "show"},
+    "playbook_command": {"checkpoint", "export"},  # a playbook is found in a checkpoint, or beside a validated student
+    "report": {"checkpoint"},  # both tell in what configurations differ
+    "cli": {"checkpoint", "compare", "export", "forgetting", "playbook_command", "report", "show", "tool_parser"},
 }
 """What may be imported from the same layer, and why."""
 
