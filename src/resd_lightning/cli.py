@@ -37,6 +37,7 @@ from resd_lightning.module import ResdModule
 from resd_lightning.playbook_command.attempt import TryPlaybook, attempt_table
 from resd_lightning.playbook_command.commands import COMMANDS
 from resd_lightning.playbook_command.source import find_playbook
+from resd_lightning.report.command import report
 from resd_lightning.run_folder import RunFolder
 from resd_lightning.show import show
 from resd_lightning.tool_parser import ToolParser
@@ -347,6 +348,7 @@ TOOLS: dict[str, Tool] = {
     "export": export,
     "forgetting": forgetting,
     "playbook": COMMANDS,
+    "report": report,
     "show": show,
 }
 """Commands that need no trainer: functions whose arguments are the options, and whose number is the exit status."""
