@@ -7,11 +7,13 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast
 from zipfile import is_zipfile
 
 import torch
 
 from resd_lightning.config import ConfigError, flat
+from resd_lightning.context.store import ContextStore
 from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.module import CHECKPOINT_FORMAT, ResdModule
 from resd_lightning.run_folder import RunFolder
@@ -55,6 +57,21 @@ def read_checkpoint(path: Path) -> CheckpointFacts:
     Raises:
         ConfigError: The file isn't a checkpoint of this package.
     """
+    checkpoint = load_checkpoint(path)
+    state = cast("Mapping[str, object]", checkpoint["resd"])
+    return CheckpointFacts(
+        cast("int", state["updates"]),
+        cast("Mapping[str, object]", state["settings"]),
+        cast("Mapping[str, object]", checkpoint.get("config") or {}),
+    )
+
+
+def load_checkpoint(path: Path) -> dict[str, object]:
+    """Return all that a checkpoint holds; its tensors stay on disk until they are used.
+
+    Raises:
+        ConfigError: The file isn't a checkpoint of this package.
+    """
     if not is_zipfile(path):
         raise ConfigError(
             f"--ckpt_path {path} is not a checkpoint: it is no file that torch.save wrote, or a part of one"
@@ -72,7 +89,27 @@ def read_checkpoint(path: Path) -> CheckpointFacts:
             f"--ckpt_path {path} has format {state['format']}, and this version reads {CHECKPOINT_FORMAT}: go on with "
             "the version that wrote it"
         )
-    return CheckpointFacts(state["updates"], state["settings"], checkpoint.get("config") or {})
+    return cast("dict[str, object]", checkpoint)
+
+
+def stored_context(checkpoint: Mapping[str, object]) -> ContextStore:
+    """Return the playbooks and solutions that a checkpoint holds."""
+    state = cast("Mapping[str, Mapping[str, object]]", checkpoint["resd"])["context"]
+    store = ContextStore(cast("Literal['global', 'example']", state["scope"]))
+    store.load_state_dict(state)
+    return store
+
+
+def goes_on_here(path: Path, facts: CheckpointFacts, folder: RunFolder) -> bool:
+    """Whether a run may go on from this checkpoint in the folder of that run without losing any of its updates.
+
+    So it may from the last one, and from one beside it at the same update: the last one with an edited playbook.
+    """
+    own = folder.last_checkpoint
+    if path.resolve() == own.resolve():
+        return True
+    is_beside = path.resolve().parent == own.parent.resolve() and own.is_file()
+    return is_beside and read_checkpoint(own).updates == facts.updates
 
 
 def check_compatible(path: Path, facts: CheckpointFacts, module: ResdModule, data: RolloutDataModule) -> None:

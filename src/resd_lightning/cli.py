@@ -18,9 +18,16 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
 
 from resd_lightning import callbacks as lines
-from resd_lightning.checkpoint import check_compatible, find_checkpoint, read_checkpoint, report_differences
+from resd_lightning.checkpoint import (
+    check_compatible,
+    find_checkpoint,
+    goes_on_here,
+    read_checkpoint,
+    report_differences,
+)
 from resd_lightning.compare.command import compare_study
 from resd_lightning.compare.plan import Composition
 from resd_lightning.config import BudgetConfig, ConfigError, SamplingConfig
@@ -30,8 +37,13 @@ from resd_lightning.forgetting import forgetting
 from resd_lightning.module import ResdModule
 from resd_lightning.plan.command import CARDS, Composed, choose_card, plan_run
 from resd_lightning.plan.prompts import measure_prompts
+from resd_lightning.playbook_command.attempt import TryPlaybook, attempt_table
+from resd_lightning.playbook_command.commands import COMMANDS
+from resd_lightning.playbook_command.source import find_playbook
+from resd_lightning.report.command import report
 from resd_lightning.run_folder import RunFolder
 from resd_lightning.show import show
+from resd_lightning.tool_parser import ToolParser
 from resd_lightning.training import GRADIENT_CLIP_VAL, check_arguments, derived_arguments
 
 logger = logging.getLogger(__name__)
@@ -58,6 +70,8 @@ class ResdCLI(LightningCLI):
     """
 
     folder: RunFolder
+    watched_by: Sequence[Callback] = ()
+    """Observers of an evaluation whose numbers are recorded with its own."""
 
     def __init__(self, args: list[str] | dict[str, object] | None = None, *, run: bool = True) -> None:
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -155,6 +169,7 @@ class ResdCLI(LightningCLI):
                 purge = None if resumed_from is None else resumed_from + 1
                 arguments["logger"] = TensorBoardLogger(self.folder.path, "tensorboard", version="", purge_step=purge)
         else:
+            observers = [*self.watched_by, *observers]
             arguments["logger"] = False
             if self.subcommand == "predict":
                 observers = [lines.WritePredictions(self.folder)]
@@ -176,8 +191,7 @@ class ResdCLI(LightningCLI):
             return None
         path = find_checkpoint(str(ckpt_path), self.folder)
         facts = read_checkpoint(path)
-        own = self.folder.last_checkpoint
-        if self.subcommand == "fit" and self.folder.has_run and path.resolve() != own.resolve():
+        if self.subcommand == "fit" and self.folder.has_run and not goes_on_here(path, facts, self.folder):
             raise ConfigError(
                 f"--run_dir {self.folder.path} holds a run already, and --ckpt_path {path} is not its last checkpoint: "
                 "choose another folder for what comes of it"
@@ -372,7 +386,48 @@ def compare(
     return compare_study(file, folder, compose, jobs=jobs, seeds=seeds, variants=variants)
 
 
-TOOLS: dict[str, Callable[..., object]] = {"compare": compare, "export": export, "forgetting": forgetting, "show": show}
+class _ValidatingCLI(ResdCLI):
+    """Validates alone: a parser for each of the other subcommands would take most of the time."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"validate": ResdCLI.subcommands()["validate"]}
+
+
+def try_playbook(arguments: Sequence[str]) -> int:
+    """Measure what a playbook in the prompt is worth on the validation prompts, and show it.
+
+    Args:
+        arguments: A playbook's source, then the options of `resd validate`; without `--ckpt_path` the base answers.
+
+    Raises:
+        ConfigError: There is no such playbook, or it is empty.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        raise ConfigError("resd playbook try needs a run or a file, and then the options of `resd validate`")
+    source, *options = arguments
+    attempt = TryPlaybook(find_playbook(source))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+        cli_class = type("_TryingCLI", (_ValidatingCLI,), {"watched_by": (attempt,)})
+        cli = cli_class(["validate", *options])
+    module = cast("ResdModule", cli.model)
+    is_base = cli.config_init["validate"]["ckpt_path"] is None
+    who = "the base" if is_base else f"the student of update {module.updates_done}"
+    Console().print(attempt_table(attempt.effect(), f"{source} in the prompt of {who}"))
+    return 0
+
+
+Tool = Callable[..., object] | dict[str, "str | Callable[..., object]"]
+
+TOOLS: dict[str, Tool] = {
+    "compare": compare,
+    "export": export,
+    "forgetting": forgetting,
+    "playbook": COMMANDS,
+    "report": report,
+    "show": show,
+}
 """Commands that need no trainer: functions whose arguments are the options, and whose number is the exit status."""
 
 
@@ -383,9 +438,16 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if arguments and arguments[0] == "plan":
             return plan(arguments[1:])
+        if arguments[:2] == ["playbook", "try"]:
+            return try_playbook(arguments[2:])
         if arguments and arguments[0] in TOOLS:
-            tool, prog = TOOLS[arguments[0]], f"resd {arguments[0]}"
-            status = auto_cli(tool, args=arguments[1:], prog=prog, as_positional=True)
+            status = auto_cli(
+                {arguments[0]: TOOLS[arguments[0]]},  # type: ignore[dict-item]  # its type has no place for _help
+                args=arguments,
+                prog="resd",
+                as_positional=True,
+                parser_class=ToolParser,
+            )
             return status if isinstance(status, int) else 0
         sys.argv[1:] = arguments  # the program itself stays: Lightning starts further processes by it
         ResdCLI()

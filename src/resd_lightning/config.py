@@ -225,6 +225,8 @@ class ContextConfig:
 
     scope: Literal["global", "example"] = "global"
     """One playbook for the run, or one for each example."""
+    initial_playbook: str | None = None
+    """File (.json or .md) that a run's playbook starts from, as `resd playbook export` writes it; null starts empty."""
     concise: Literal["prioritized", "staleness"] = "staleness"
     """How a playbook is pruned: staleness goes by age, prioritized keeps helpful entries only."""
     max_entries: int | None = 120
@@ -253,6 +255,11 @@ class ContextConfig:
     def __post_init__(self) -> None:
         budget = self.max_entries
         require(budget is None or budget >= 0, "model.context.max_entries", "at least 0", budget)
+        if self.initial_playbook is not None and self.scope != "global":
+            raise ConfigError(
+                f"model.context.initial_playbook is one playbook for all: model.context.scope must be global, got "
+                f"{self.scope!r}"
+            )
         require(self.concise_every >= 1, "model.context.concise_every", "at least 1", self.concise_every)
         require(self.max_prompt_tokens >= 1, "model.context.max_prompt_tokens", "at least 1", self.max_prompt_tokens)
         require(len(self.operations) > 0, "model.context.operations", "at least one operation", self.operations)

@@ -31,6 +31,7 @@ from resd_lightning.config import (
     TeacherPromptConfig,
     require,
 )
+from resd_lightning.context.files import read_initial_playbook
 from resd_lightning.context.prompts import PromptTemplates, Sections
 from resd_lightning.context.store import ContextStore
 from resd_lightning.context.teacher_prompt import build_teacher_prompt, choose_sections, choose_solution, plain_prompt
@@ -117,7 +118,7 @@ class ResdModule(LightningModule):
         self._grpo_config = grpo
         self._mixture_updates = mixture_updates
         self.templates = PromptTemplates(context.templates, context.operations)
-        self.context = ContextStore(context.scope)
+        self.context = ContextStore(context.scope, read_initial_playbook(context))
         self.strict_loading = False  # a checkpoint leaves the frozen base out
         self.policy: Policy | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None

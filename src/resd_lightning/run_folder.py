@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 Line = Mapping[str, object]
@@ -35,6 +36,11 @@ class RunFolder:
         """The state after the latest update, which `--ckpt_path last` resumes from."""
         return self.path / "checkpoints" / "last.ckpt"
 
+    def edited_checkpoint(self, updates_done: int) -> Path:
+        """A free name for the state of an update with an edited playbook."""
+        names = (f"edited-{updates_done:05d}-{number}.ckpt" for number in count(1))
+        return next(path for name in names if not (path := self.last_checkpoint.with_name(name)).exists())
+
     @property
     def metrics(self) -> Path:
         """Every scalar, one JSON object per update or validation."""
@@ -57,7 +63,7 @@ class RunFolder:
 
     @property
     def evaluations(self) -> Path:
-        """What `resd validate` and `resd test` measured, one JSON object per call."""
+        """What `resd validate`, `resd test` and `resd playbook try` measured, one JSON object per call."""
         return self.path / "evaluations.jsonl"
 
     @property

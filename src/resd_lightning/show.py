@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resd_lightning.config import ConfigError
+from resd_lightning.context.files import read_playbooks
 from resd_lightning.context.playbook import Playbook
 from resd_lightning.run_folder import Line, RunFolder, read_lines
 
@@ -138,13 +139,10 @@ def playbook_tables(folder: RunFolder) -> list[Table]:
     """
     if not folder.playbook.is_file():
         return [_table("Playbook, which no update has written yet")]
-    content: dict[str, dict[str, object]] = json.loads(folder.playbook.read_text(encoding="utf-8"))
-    # A run with one playbook per example has them by example id in the file.
-    by_name = {"Playbook": content} if "entries" in content else {f"Playbook of {id_}": p for id_, p in content.items()}
-    try:
-        return [_playbook_table(name, Playbook.from_dict(playbook)) for name, playbook in by_name.items()]
-    except ValueError as error:
-        raise ConfigError(f"{folder.playbook}: {error}") from error
+    return [
+        _playbook_table(f"Playbook of {example_id}" if example_id else "Playbook", playbook)
+        for example_id, playbook in read_playbooks(folder.playbook).items()
+    ]
 
 
 def _playbook_table(name: str, playbook: Playbook) -> Table:

@@ -30,7 +30,19 @@ LAYERS = (
     {"algorithm", "training", "measure", "diagnostics"},
     {"module", "datamodule"},
     {"callbacks"},
-    {"cli", "checkpoint", "compare", "export", "forgetting", "harness", "plan", "show"},
+    {
+        "cli",
+        "checkpoint",
+        "compare",
+        "export",
+        "forgetting",
+        "harness",
+        "plan",
+        "playbook_command",
+        "report",
+        "show",
+        "tool_parser",
+    },
     {"__main__"},
 )
 """Folders and files at the package's top; each imports from the layers before its own."""
@@ -44,7 +56,18 @@ BESIDE = {
     "summary": {"metrics", "run_folder"},
     "compare": {"checkpoint"},  # both tell in what two configurations differ
     "forgetting": {"export", "harness"},  # what it measures is a validated student, by the harness
-    "cli": {"checkpoint", "compare", "export", "forgetting", "plan", "show"},
+    "playbook_command": {"checkpoint", "export"},  # a playbook is found in a checkpoint, or beside a validated student
+    "cli": {
+        "checkpoint",
+        "compare",
+        "export",
+        "forgetting",
+        "plan",
+        "playbook_command",
+        "report",
+        "show",
+        "tool_parser",
+    },
 }
 """What may be imported from the same layer, and why."""
 

@@ -195,18 +195,27 @@ class Playbook:
         Raises:
             ValueError: The text isn't JSON (names the line), or isn't a playbook (names the entry and the field).
         """
-        try:
-            state = json.loads(text, object_pairs_hook=_refuse_repeated_keys)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"playbook JSON, line {error.lineno}, column {error.colno}: {error.msg}") from error
-        if not isinstance(state, dict):
-            raise ValueError(f"playbook JSON must be an object with entries, got {type(state).__name__}")
-        return cls.from_dict(state)
+        return cls.from_dict(json_object(text))
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over everything in it: equal on two ranks iff their playbooks are equal."""
         content = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode("ascii")).hexdigest()
+
+
+def json_object(text: str) -> dict[str, object]:
+    """Return the object that JSON text holds.
+
+    Raises:
+        ValueError: The text isn't JSON (names the line), is no object, or has a key twice.
+    """
+    try:
+        state = json.loads(text, object_pairs_hook=_refuse_repeated_keys)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"playbook JSON, line {error.lineno}, column {error.colno}: {error.msg}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"playbook JSON must be an object with entries, got {type(state).__name__}")
+    return state
 
 
 def _highest_number(entries: Iterable[PlaybookEntry]) -> int:

@@ -22,11 +22,12 @@ class ContextStore:
 
     Args:
         scope: One playbook for the run, or one for each example.
+        initial: What the run's one playbook starts from; None for an empty one.
     """
 
-    def __init__(self, scope: Literal["global", "example"] = "global") -> None:
+    def __init__(self, scope: Literal["global", "example"] = "global", initial: Playbook | None = None) -> None:
         self.scope = scope
-        self._playbooks: dict[str, Playbook] = {}
+        self._playbooks: dict[str, Playbook] = {} if initial is None else {GLOBAL: initial}
         self._solutions = SolutionBuffer()
         self._is_sealed = False
 

@@ -1,0 +1,1 @@
+"""`resd playbook`: read, search, compare, edit, merge and try playbooks."""

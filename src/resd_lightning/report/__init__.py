@@ -1,0 +1,1 @@
+"""`resd report`: runs as one HTML file that opens from disk."""
