@@ -56,8 +56,7 @@ class RolloutDataModule(LightningDataModule):
         inner_updates: Updates on each batch of prompts; K in the paper.
         rollouts_per_prompt: Responses to each prompt and update.
         micro_batch_size: Most responses per forward and backward pass; memory grows with it, results do not change.
-        micro_batch_tokens: Most tokens per forward and backward pass, padding included, behind the longer of the two
-            prompts; a longer response has a pass of its own. Null leaves it to micro_batch_size.
+        micro_batch_tokens: Most tokens per pass, counted behind the longer prompt; a longer response has its own.
         max_batches: Stop after this many batches of prompts; null trains on all of them.
         max_prompt_tokens: Longest question; longer ones are skipped and counted.
         rollout: Sampling of training rollouts.
