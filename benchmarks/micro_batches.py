@@ -112,7 +112,7 @@ def measure(name: str, repeats: int) -> dict[str, object]:
     cut = Cut(num_slots=len(rollouts), pad_id=0, **case["cut"])  # type: ignore[arg-type]
     config = DistillationConfig(loss="fused", teacher_prefix=case["teacher_prefix"])  # type: ignore[arg-type]
     objective = DistillationObjective(config)
-    objective.choose_loss(policy)
+    objective.prepare(policy)
     passes = {"student": 0, "teacher": 0}
 
     def count(_: object, inputs: tuple[Tensor, ...], __: object) -> None:

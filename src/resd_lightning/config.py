@@ -14,7 +14,7 @@ from typing import Literal
 TeacherKind = Literal["ema", "live", "initial", "trust_region"]
 Author = Literal["student", "teacher", "base"]
 ObjectiveName = Literal["distillation", "grpo", "mixture"]
-OptimizerKind = Literal["adamw", "paged_adamw_8bit"]
+OptimizerKind = Literal["adamw", "adamw_8bit"]
 Reduction = Literal["sequence_mean", "sequence_sum", "token_mean"]
 OperationName = Literal["ADD", "UPDATE", "MERGE", "DELETE"]
 Currency = Literal["prompts", "rollouts", "generated_tokens"]
@@ -185,7 +185,7 @@ class OptimizerConfig:
     """AdamW with a linear warm-up and a constant rate after it."""
 
     kind: OptimizerKind = "adamw"
-    """Torch's AdamW, or bitsandbytes' with moments in 8 bits that may leave the GPU; the latter needs CUDA."""
+    """Torch's AdamW, or bitsandbytes' with its moments in 8 bits, which needs CUDA."""
     learning_rate: float = 1e-6
     """Learning rate after warm-up; the paper's value for full fine-tuning, LoRA wants 10 to 100 times as much."""
     weight_decay: float = 0.01

@@ -311,7 +311,7 @@ class RolloutDataModule(LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
             self.micro_batch_tokens,
-            module.policy_config.is_packed,
+            module.loaded_policy.is_packed,
         )
         batches = objective.micro_batches(record.rollouts, record.teacher_prompts, cut)
         record.metrics |= objective.cut_metrics()

@@ -9,12 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import torch
-from bitsandbytes.optim import PagedAdamW8bit
+from bitsandbytes.optim import AdamW8bit
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.autograd.graph import save_on_cpu
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
@@ -42,6 +41,7 @@ from resd_lightning.objectives.grpo import GrpoObjective
 from resd_lightning.objectives.mixture import MixtureObjective
 from resd_lightning.objectives.objective import Objective
 from resd_lightning.policy.load import BaseFacts, load_policy, load_tokenizer, read_base_facts
+from resd_lightning.policy.offload import activations_on_cpu
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import (
     ExampleBatch,
@@ -163,7 +163,8 @@ class ResdModule(LightningModule):
         """
         self.check_settings()
         kind, device = self.optimizer_config.kind, self.trainer.strategy.root_device.type
-        require(kind == "adamw" or device == "cuda", "model.optimizer.kind", f"adamw on {device}", kind)
+        if stage == "fit":
+            require(kind == "adamw" or device == "cuda", "model.optimizer.kind", f"adamw on {device}", kind)
         _ = self.tokenizer
 
     def check_settings(self) -> None:
@@ -249,7 +250,7 @@ class ResdModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Choose how the distillation loss is computed, before anything is sampled."""
-        self._distillation.choose_loss(self.loaded_policy)
+        self._distillation.prepare(self.loaded_policy)
 
     def on_train_epoch_start(self) -> None:
         """Start the update's loss at zero."""
@@ -274,7 +275,7 @@ class ResdModule(LightningModule):
     def _offloading(self) -> AbstractContextManager[object]:
         if not self.policy_config.offload_activations:
             return nullcontext()
-        return save_on_cpu(pin_memory=self.device.type == "cuda")
+        return activations_on_cpu(self.loaded_policy.model.parameters())
 
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
         """Start the clock of the update's gradient part."""
@@ -305,7 +306,7 @@ class ResdModule(LightningModule):
         Torch's own is not the fused one: Lightning doesn't clip gradients for it under mixed precision.
         """
         config = self.optimizer_config
-        kind: type[AdamW] = PagedAdamW8bit if config.kind == "paged_adamw_8bit" else AdamW
+        kind: type[AdamW] = AdamW8bit if config.kind == "adamw_8bit" else AdamW
         optimizer = kind(
             [weight for weight in self.loaded_policy.student_weights().values() if weight.requires_grad],
             lr=config.learning_rate,
@@ -385,6 +386,7 @@ class ResdModule(LightningModule):
             "model.policy.lora.alpha": None if lora is None else lora.alpha,
             "model.policy.lora.target_modules": None if lora is None else lora.target_modules,
             "model.teacher.kind": self.teacher_config.kind,
+            "model.optimizer.kind": self.optimizer_config.kind,
             "model.context.scope": self.context_config.scope,
             "data.batch_size": data.batch_size,
             "data.inner_updates": data.inner_updates,

@@ -95,11 +95,6 @@ class Completion:
     is_skipped: bool = False
     log_probs: tuple[float, ...] | None = field(default=None, compare=False)
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of prompt and response together."""
-        return len(self.prompt_ids) + len(self.token_ids)
-
     def __post_init__(self) -> None:
         if self.log_probs is not None and len(self.log_probs) != len(self.token_ids):
             raise ValueError(f"Completion.log_probs must be {len(self.token_ids)} numbers, got {len(self.log_probs)}")

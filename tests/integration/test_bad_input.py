@@ -172,7 +172,7 @@ def method(folder: Path, *callbacks: str) -> Path:
         ("--model.teacher.ema_rate=2", "model.teacher.ema_rate must be in [0, 1], got 2.0"),
         ("--model.optimizer.learning_rate=0", "model.optimizer.learning_rate must be above 0, got 0.0"),
         ("--data.micro_batch_tokens=0", "data.micro_batch_tokens must be at least 1, got 0"),
-        ("--model.optimizer.kind=paged_adamw_8bit", "model.optimizer.kind must be adamw on cpu, got 'paged"),
+        ("--model.optimizer.kind=adamw_8bit", "model.optimizer.kind must be adamw on cpu, got 'adamw_8bit'"),
         ("--model.optimizer.betas=[0.9,1]", "model.optimizer.betas must be two in [0, 1), got (0.9, 1.0)"),
         ("--model.policy.lora.rank=0", "resd: error: model.policy.lora.rank must be at least 1, got 0\n"),
         ("--model.context.max_entries=-1", "model.context.max_entries must be at least 0, got -1"),

@@ -44,7 +44,7 @@ def draw(out: Path, study: Study, samples: int, numbers: Mapping[str, Mapping[in
     if not shown:
         return []
     paths = draw_ends(out, study, samples, shown)
-    return paths + (draw_curves(out, study, samples, shown) if len(study.variants) <= MOST_CURVES else [])
+    return paths + (draw_curves(out, study, samples, shown) if len(shown) <= MOST_CURVES else [])
 
 
 def draw_ends(out: Path, study: Study, samples: int, shown: Mapping[str, Sequence[RunNumbers]]) -> list[Path]:

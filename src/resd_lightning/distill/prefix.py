@@ -66,9 +66,14 @@ class _PrefixLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyp
 
 def obstacle_to_prefix(model: PreTrainedModel | PeftModel) -> str | None:
     """Return why a model's prompts can't share a prefix; None where each layer attends to all that came before."""
-    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
-    other = sorted({type(layer).__name__ for layer in layers if type(layer) is not DynamicLayer})
-    return f"the base has layers of the kind {', '.join(other)}" if other else None
+    config = model.config.get_text_config(decoder=True)
+    other = sorted({type(layer).__name__ for layer in DynamicCache(config=config).layers} - {DynamicLayer.__name__})
+    if other:
+        return f"the base has layers of the kind {', '.join(other)}"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        return f"the base's positions are of the kind {rope['rope_type']}: they depend on how long a whole prompt is"
+    return None
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:

@@ -88,9 +88,12 @@ class DistillationObjective(Objective[DistillBatch]):
         coefficients = self.coefficients(rollouts, prompts).tolist()
         counted = [i for i, prompt in enumerate(prompts) if prompt.is_enriched and rollouts[i].completion.token_ids]
         prefix = self._choose_prefix([(prompts[i], rollouts[i]) for i in counted])
-        self._prefix_tokens = len(prefix)
+        self._prefix_tokens, self._prefix = len(prefix), None
         lengths = {
-            i: max(rollouts[i].completion.num_tokens, len(prompts[i].token_ids) + len(rollouts[i].completion.token_ids))
+            i: (
+                max(len(rollouts[i].completion.prompt_ids), len(prompts[i].token_ids)),
+                len(rollouts[i].completion.token_ids),
+            )
             for i in counted
         }
         batches = [
@@ -124,7 +127,7 @@ class DistillationObjective(Objective[DistillBatch]):
         """Forget what the teacher has read."""
         self._prefix = None
 
-    def choose_loss(self, policy: Policy) -> None:
+    def prepare(self, policy: Policy) -> None:
         """Choose for this policy between the fused and the plain loss, and whether the teacher can share a prefix.
 
         Raises:
@@ -148,7 +151,7 @@ class DistillationObjective(Objective[DistillBatch]):
         The teacher goes first and without gradient; the student's graph is the only one that lives.
         """
         if self.is_fused is None:
-            self.choose_loss(policy)
+            self.prepare(policy)
         result = self._fused_loss(policy, batch) if self.is_fused else self._plain_loss(policy, batch)
         facts = {
             "divergence": result.per_token.detach(),

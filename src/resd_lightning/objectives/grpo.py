@@ -87,6 +87,7 @@ class GrpoObjective(Objective[GrpoBatch]):
             for i, rollout in enumerate(rollouts)
             if rollout.completion.token_ids and (advantages[i] != 0 or self.config.kl_coefficient > 0)
         ]
+        lengths = {i: (len(rollouts[i].completion.prompt_ids), len(rollouts[i].completion.token_ids)) for i in counted}
         num_tokens = sum(len(rollouts[i].completion.token_ids) for i in counted)
         # One engine wrote all rollouts. Should it have left one out, all are treated alike, however they are cut.
         is_recorded = all(rollouts[i].completion.log_probs is not None for i in counted)
@@ -100,7 +101,7 @@ class GrpoObjective(Objective[GrpoBatch]):
                 num_tokens,
                 cut.pad_id,
             )
-            for chunk in cut.chunks({i: rollouts[i].completion.num_tokens for i in counted})
+            for chunk in cut.chunks(lengths)
         ]
         filler = make_grpo_batch([[cut.pad_id]], [[cut.pad_id]], None, [0.0], [0.0], max(num_tokens, 1), cut.pad_id)
         filler.is_filler = True

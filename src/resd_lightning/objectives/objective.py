@@ -15,6 +15,9 @@ from resd_lightning.config import Reduction
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import BatchT, Rollout, TeacherPrompt
 
+Lengths = tuple[int, int]
+"""Tokens of a rollout's longest prompt, the student's or the teacher's, and of its response."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -26,7 +29,8 @@ class Cut:
         pad_id: Token that fills the padding.
         rank: This process among `world_size`.
         world_size: Number of processes that share the update.
-        micro_batch_tokens: Most tokens per micro-batch, padding included; a longer rollout has one to itself.
+        micro_batch_tokens: Most tokens per micro-batch, padding included; a longer rollout has one to itself. Packed,
+            teacher prompts behind a shared prefix are padded all the same, and logits are of the longest response.
         is_packed: Micro-batches have no padding.
     """
 
@@ -38,29 +42,30 @@ class Cut:
     micro_batch_tokens: int | None = None
     is_packed: bool = False
 
-    def chunks(self, lengths: Mapping[int, int]) -> list[list[int]]:
+    def chunks(self, lengths: Mapping[int, Lengths]) -> list[list[int]]:
         """Return this rank's share of some rollouts, a chunk for each micro-batch.
 
         Under a limit of tokens, rollouts of similar length stand together, the longest first: so padding is least, and
         an update that is too large for the memory fails at its beginning.
 
         Args:
-            lengths: Tokens of each counted rollout, by its index among the update's.
+            lengths: Those of each counted rollout, by its index among the update's.
         """
         order = list(lengths)
         if self.micro_batch_tokens is not None:
-            order.sort(key=lambda i: -lengths[i])
+            order.sort(key=lambda i: -sum(lengths[i]))
         chunks: list[list[int]] = []
         for i in order[self.rank :: self.world_size]:
-            if chunks and self._is_one([lengths[j] for j in (*chunks[-1], i)]):
+            if chunks and self._fits([lengths[j] for j in (*chunks[-1], i)]):
                 chunks[-1].append(i)
             else:
                 chunks.append([i])
         return chunks
 
-    def _is_one(self, lengths: Sequence[int]) -> bool:
-        """Whether rollouts of these lengths may share a micro-batch."""
-        tokens = sum(lengths) if self.is_packed else len(lengths) * max(lengths)
+    def _fits(self, lengths: Sequence[Lengths]) -> bool:
+        """Whether rollouts of these lengths may share a micro-batch; prompts and responses are padded apart."""
+        prompts, responses = zip(*lengths, strict=True)
+        tokens = sum(map(sum, lengths)) if self.is_packed else len(lengths) * (max(prompts) + max(responses))
         limit = self.micro_batch_tokens
         return len(lengths) <= self.micro_batch_size and (limit is None or tokens <= limit)
 

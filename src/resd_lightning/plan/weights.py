@@ -31,7 +31,7 @@ class Item:
     bytes: int
 
 
-MOMENTS_BYTES: Mapping[OptimizerKind, float] = {"adamw": 8, "paged_adamw_8bit": 2 * (1 + 4 / 256)}
+MOMENTS_BYTES: Mapping[OptimizerKind, float] = {"adamw": 8, "adamw_8bit": 2 * (1 + 4 / 256)}
 """Of AdamW's two moments for each weight: in fp32, or in 8 bits with an fp32 scale for each block of 256."""
 
 

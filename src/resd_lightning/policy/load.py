@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    DynamicCache,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -157,4 +158,21 @@ def load_policy(
     """Return student and teacher on one loaded base."""
     logger.info("loading %s (%s, quantization %s)", config.base, config.dtype, config.quantization)
     base = load_base(config, device)
-    return Policy(base, tokenizer, lora=config.lora, teacher=teacher, is_packed=config.is_packed)
+    is_packed = config.is_packed and _can_be_packed(base, config)
+    return Policy(base, tokenizer, lora=config.lora, teacher=teacher, is_packed=is_packed)
+
+
+def _can_be_packed(base: PreTrainedModel, config: PolicyConfig) -> bool:
+    """Return whether packed sequences stay apart: attention keeps them so, a recurrent layer's state does not.
+
+    Raises:
+        ConfigError: They don't, and `model.policy.packing` is on.
+    """
+    layers = DynamicCache(config=base.config.get_text_config(decoder=True)).layers
+    apart = {"DynamicLayer", "DynamicSlidingWindowLayer"}
+    other = sorted({type(layer).__name__ for layer in layers} - apart)
+    if other and config.packing == "on":
+        raise ConfigError(f"model.policy.packing on can't be: the base has layers of the kind {', '.join(other)}")
+    if other:
+        logger.info("model.policy.packing auto: off, as the base has layers of the kind %s", ", ".join(other))
+    return not other

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
@@ -57,16 +57,19 @@ def keep_nucleus(logits: Float[Tensor, "batch vocab"], top_p: float) -> Float[Te
     """
     if top_p >= 1.0:
         return logits
-    least = torch.empty_like(logits[:, :1])
-    todo = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
     total = logits.logsumexp(dim=-1, keepdim=True)
-    for size in (min(LIKELIEST, logits.shape[1]), logits.shape[1]):
-        likeliest = logits[todo].topk(size, dim=-1).values
-        mass = (likeliest - total[todo]).exp().cumsum(dim=-1)
-        # As many as have less than top_p of the mass before them: the first token always has none.
-        kept = (mass < top_p).sum(dim=-1, keepdim=True).clamp_max(size - 1)
-        least[todo] = likeliest.gather(-1, kept)
-        todo[todo.clone()] = mass[:, -1] < top_p
-        if not bool(todo.any()):
-            break
+    least, is_whole = _least_likely(logits, total, top_p, min(LIKELIEST, logits.shape[1]))
+    if logits.shape[1] > LIKELIEST and not bool(is_whole.all()):
+        least[~is_whole] = _least_likely(logits[~is_whole], total[~is_whole], top_p, logits.shape[1])[0]
     return logits.masked_fill(logits < least, -torch.inf)
+
+
+def _least_likely(
+    logits: Float[Tensor, "row vocab"], total: Float[Tensor, "row 1"], top_p: float, size: int
+) -> tuple[Float[Tensor, "row 1"], Bool[Tensor, " row"]]:
+    """Return the least logit in the nucleus, looked for among the `size` largest, and whether these hold `top_p`."""
+    likeliest = logits.topk(size, dim=-1).values
+    mass = (likeliest - total).exp().cumsum(dim=-1)
+    # As many as have less than top_p of the mass before them: the first token always has none.
+    kept = (mass < top_p).sum(dim=-1, keepdim=True).clamp_max(size - 1)
+    return likeliest.gather(-1, kept), mass[:, -1] >= top_p

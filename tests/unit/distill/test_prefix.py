@@ -65,6 +65,12 @@ def test_sliding_windows_are_an_obstacle_and_said(policy: Policy) -> None:
     assert "DynamicSlidingWindowLayer" in str(obstacle_to_prefix(MistralForCausalLM(config)))
 
 
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_positions_that_depend_on_the_whole_length_are_an_obstacle(policy: Policy, kind: str) -> None:
+    policy.model.config.rope_parameters = {"rope_type": kind, "rope_theta": 10000.0}
+    assert f"positions are of the kind {kind}" in str(obstacle_to_prefix(policy.model))
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_packed_rows_give_the_states_logits_and_gradients_of_padded_ones(

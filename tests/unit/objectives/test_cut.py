@@ -36,13 +36,18 @@ def cut(tokens: int | None, *, size: int = 9, is_packed: bool = False) -> Cut:
     return Cut(size, 5, 0, micro_batch_tokens=tokens, is_packed=is_packed)
 
 
+def alike(lengths: Mapping[int, int]) -> dict[int, tuple[int, int]]:
+    """Return rollouts of these lengths whose prompts have one token."""
+    return {i: (1, length - 1) for i, length in lengths.items()}
+
+
 def test_without_a_limit_of_tokens_rollouts_come_in_order() -> None:
-    assert cut(None, size=2).chunks({3: 5, 1: 9, 7: 1}) == [[3, 1], [7]]
+    assert cut(None, size=2).chunks(alike({3: 5, 1: 9, 7: 2})) == [[3, 1], [7]]
     assert cut(None).chunks({}) == []
 
 
 def test_a_limit_puts_similar_lengths_together_the_longest_first() -> None:
-    lengths = {0: 10, 1: 100, 2: 11, 3: 40, 4: 90}
+    lengths = alike({0: 10, 1: 100, 2: 11, 3: 40, 4: 90})
     assert cut(200).chunks(lengths) == [[1, 4], [3, 2, 0]]
     assert cut(200, size=2).chunks(lengths) == [[1, 4], [3, 2], [0]]
     assert cut(60).chunks(lengths) == [[1], [4], [3], [2, 0]]  # longer ones stand alone: none is left out
@@ -50,8 +55,27 @@ def test_a_limit_puts_similar_lengths_together_the_longest_first() -> None:
     assert cut(251, is_packed=True).chunks(lengths) == [[1, 4, 3, 2, 0]]
 
 
+def test_a_long_prompt_and_a_long_response_are_padded_to_both() -> None:
+    lengths = {0: (90, 10), 1: (10, 90)}
+    assert cut(200).chunks(lengths) == [[0], [1]]  # together they would be 2 x (90 + 90)
+    assert cut(360).chunks(lengths) == [[0, 1]]
+    assert cut(200, is_packed=True).chunks(lengths) == [[0, 1]]
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize("tokens", [30, 60, 100])
+def test_no_pass_of_more_than_one_rollout_has_more_tokens_than_the_limit(tokens: int, is_packed: bool) -> None:
+    objective = DistillationObjective(DistillationConfig())
+    batches = objective.micro_batches(ROLLOUTS, PROMPTS, cut(tokens, is_packed=is_packed))
+    real = [batch for batch in batches if not batch.is_filler]
+    assert sorted(index for batch in real for index in batch.rollouts) == list(range(5))
+    for batch in real:
+        for ids, mask in ((batch.student_ids, batch.student_mask), (batch.teacher_ids, batch.teacher_mask)):
+            assert len(ids) == 1 or (int(mask.sum()) if is_packed else ids.numel()) <= tokens
+
+
 def test_ranks_share_long_and_short_ones_alike() -> None:
-    lengths = {i: 10 * (i + 1) for i in range(6)}
+    lengths = alike({i: 10 * (i + 1) for i in range(6)})
     shares = [Cut(2, 3, 0, rank, 2, micro_batch_tokens=120).chunks(lengths) for rank in (0, 1)]
     assert shares == [[[5, 3], [1]], [[4, 2], [0]]]
     assert sorted(chain.from_iterable(chain.from_iterable(shares))) == list(range(6))
@@ -70,7 +94,7 @@ def step(objective: Objective, policy: Policy, how: Cut) -> tuple[float, dict[st
     policy.zero_grad()
     objective.begin_update()
     if isinstance(objective, DistillationObjective):
-        objective.choose_loss(policy)
+        objective.prepare(policy)
     total = 0.0
     for batch in objective.micro_batches(ROLLOUTS, PROMPTS, how):
         loss = objective.loss(policy, batch)
@@ -133,7 +157,7 @@ def test_auto_reads_a_long_prefix_once_and_says_how_long_it_was(tiny_base: Path)
 
 def test_auto_leaves_a_prefix_that_saves_next_to_nothing(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objective = DistillationObjective(DistillationConfig(top_k=20))
-    objective.choose_loss(apart(tiny_base))
+    objective.prepare(apart(tiny_base))
     own = sum(len(prompt.token_ids) for prompt in PROMPTS) + sum(LENGTHS)
     for share, expected in ((4 * 20 / own - 1e-9, 20.0), (4 * 20 / own + 1e-9, 0.0)):
         monkeypatch.setattr("resd_lightning.objectives.distillation.LEAST_SAVING", share)
@@ -144,7 +168,7 @@ def test_auto_leaves_a_prefix_that_saves_next_to_nothing(tiny_base: Path, monkey
 def test_a_rank_with_nothing_but_fillers_reads_the_prefix_too(tiny_base: Path) -> None:
     policy = apart(tiny_base)
     objective = DistillationObjective(DistillationConfig(top_k=20, teacher_prefix="shared"))
-    objective.choose_loss(policy)
+    objective.prepare(policy)
     batches = [objective.micro_batches(ROLLOUTS, PROMPTS, Cut(1, 1, 0, rank, 6)) for rank in range(6)]
     assert [batch.is_filler for (batch,) in batches] == [False] * 5 + [True]
     for (batch,) in batches:
@@ -165,8 +189,8 @@ def test_the_next_update_reads_its_own_prefix(tiny_base: Path) -> None:
 def test_a_prefix_that_cannot_be_shared_is_refused_where_asked_for(tiny_base: Path) -> None:
     policy = make_policy(tiny_base, TeacherConfig(kind="trust_region"))
     with pytest.raises(ConfigError, match=r"model\.distillation\.teacher_prefix shared can't be: .*trust_region"):
-        DistillationObjective(DistillationConfig(top_k=20, teacher_prefix="shared")).choose_loss(policy)
-    DistillationObjective(DistillationConfig(top_k=20)).choose_loss(policy)
+        DistillationObjective(DistillationConfig(top_k=20, teacher_prefix="shared")).prepare(policy)
+    DistillationObjective(DistillationConfig(top_k=20)).prepare(policy)
 
 
 @pytest.mark.parametrize("is_packed", [True, False])

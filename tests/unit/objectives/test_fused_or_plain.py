@@ -98,7 +98,7 @@ def test_a_filler_gives_a_zero_that_hangs_on_the_graph(tiny_base: Path) -> None:
 def test_the_fused_loss_never_makes_logits_in_the_model(tiny_base: Path) -> None:
     policy = apart(tiny_base)
     objective = DistillationObjective(FUSED)
-    objective.choose_loss(policy)
+    objective.prepare(policy)
     policy.model.get_base_model().lm_head.register_forward_hook(lambda *_: pytest.fail("the head was called"))
     objective.loss(policy, BATCH).backward()
 
