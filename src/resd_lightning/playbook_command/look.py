@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -113,10 +114,12 @@ def playbook_stats(playbook: Playbook) -> dict[str, float]:
 
 def entries_table(title: str, entries: Iterable[PlaybookEntry]) -> Table:
     """Return entries for a terminal, one a row."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table = Table(
+        box=SIMPLE_HEAD, padding=0, pad_edge=False, title=Text(title), title_justify="left", title_style="bold"
+    )
     for column in ("id", "section", "lesson", "helpful", "harmful", "last step", "update", "examples"):
         is_number = column in ("helpful", "harmful", "last step", "update")
-        width = 24 if column == "lesson" else None
+        width = {"lesson": 16, "examples": 11, "helpful": 7, "harmful": 7, "update": 6}.get(column)
         table.add_column(column, justify="right" if is_number else "left", overflow="fold", min_width=width)
     for entry in entries:
         numbers = (entry.helpful, entry.harmful, entry.last_step, entry.created_update)

@@ -188,7 +188,7 @@
         axes: [axis, { ...axis, size: 56 }], legend: { show: runs.length > 1 },
         series: [{ label: "update" }, ...owners.map(([run, i]) => (
           { label: run.name, stroke: COLORS[i % COLORS.length], width: 2, spanGaps: true,
-            points: { show: data[0].length < 40 }, value: (_, v) => short(v) }))],
+            points: { show: data[0].length < 40, size: 4, fill: COLORS[i % COLORS.length] }, value: (_, v) => short(v) }))],
       }, data, box);
       plots.push([plot, box]);
     });
