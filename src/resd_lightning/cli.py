@@ -431,6 +431,19 @@ TOOLS: dict[str, Tool] = {
 """Commands that need no trainer: functions whose arguments are the options, and whose number is the exit status."""
 
 
+def _run_tool(name: str, arguments: list[str]) -> object:
+    tool = TOOLS[name]
+    if callable(tool):
+        return auto_cli(tool, args=arguments, prog=f"resd {name}", as_positional=True, parser_class=ToolParser)
+    return auto_cli(
+        {name: tool},  # type: ignore[dict-item]  # its type has no place for _help
+        args=[name, *arguments],
+        prog="resd",
+        as_positional=True,
+        parser_class=ToolParser,
+    )
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run `resd` and return its exit status; what the user can mend is said in one line, without a traceback."""
     arguments = list(sys.argv[1:] if args is None else args)
@@ -441,13 +454,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if arguments[:2] == ["playbook", "try"]:
             return try_playbook(arguments[2:])
         if arguments and arguments[0] in TOOLS:
-            status = auto_cli(
-                {arguments[0]: TOOLS[arguments[0]]},  # type: ignore[dict-item]  # its type has no place for _help
-                args=arguments,
-                prog="resd",
-                as_positional=True,
-                parser_class=ToolParser,
-            )
+            status = _run_tool(arguments[0], arguments[1:])
             return status if isinstance(status, int) else 0
         sys.argv[1:] = arguments  # the program itself stays: Lightning starts further processes by it
         ResdCLI()
