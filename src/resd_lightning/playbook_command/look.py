@@ -14,7 +14,7 @@ from rich.text import Text
 
 from resd_lightning.config import ConfigError
 from resd_lightning.context.duplicates import DuplicateIndex
-from resd_lightning.context.playbook import Playbook, PlaybookEntry
+from resd_lightning.context.playbook import SECTIONS, Playbook, PlaybookEntry
 from resd_lightning.playbook_command.source import find_playbooks
 
 Order = Literal["made", "id", "section", "helpful", "harmful", "utility", "last_step"]
@@ -39,8 +39,10 @@ def show(source: str, sort: Order = "made", section: str | None = None) -> None:
         section: Entries of this section only.
 
     Raises:
-        ConfigError: There is no such playbook.
+        ConfigError: There is no such playbook, or no such section.
     """
+    if section is not None and section not in SECTIONS:
+        raise ConfigError(f"--section must be one of {', '.join(SECTIONS)}, got {section!r}")
     for key, playbook in find_playbooks(source).items():
         shown = sorted(playbook.entries, key=_ORDERS[sort])  # type: ignore[arg-type]
         title = f"{name_of(source, key)}: {len(playbook)} entries, {playbook.step} context updates"

@@ -45,6 +45,8 @@ def test_entries_are_shown_sorted_with_all_that_is_known_of_them(
     assert "train-7" in said
     show(str(run), section="strategies")
     assert "e00002" not in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"--section must be one of strategies, .*, got 'poems'"):
+        show(str(run), section="poems")
 
 
 def test_grep_finds_entries_and_says_by_its_status_whether_there_are_any(
