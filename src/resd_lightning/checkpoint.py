@@ -119,7 +119,8 @@ def check_compatible(path: Path, facts: CheckpointFacts, module: ResdModule, dat
         ConfigError: Names the setting that differs.
     """
     for key, configured in module.settings_of_state(data).items():
-        if facts.settings[key] != configured:
+        # One that is younger than the checkpoint says nothing against it.
+        if key in facts.settings and facts.settings[key] != configured:
             raise ConfigError(
                 f"--ckpt_path {path} was saved with {key} = {facts.settings[key]}, but this run has {configured}"
             )

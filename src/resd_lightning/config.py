@@ -184,8 +184,6 @@ class GrpoConfig:
 class OptimizerConfig:
     """AdamW with a linear warm-up and a constant rate after it."""
 
-    kind: OptimizerKind = "adamw"
-    """Torch's AdamW, or bitsandbytes' with its moments in 8 bits, which needs CUDA."""
     learning_rate: float = 1e-6
     """Learning rate after warm-up; the paper's value for full fine-tuning, LoRA wants 10 to 100 times as much."""
     weight_decay: float = 0.01
@@ -194,6 +192,8 @@ class OptimizerConfig:
     """Decay rates of AdamW's moment estimates."""
     warmup_updates: int = 10
     """Updates over which the learning rate rises linearly; 0 starts at the full rate."""
+    kind: OptimizerKind = "adamw"
+    """Torch's AdamW, or bitsandbytes' with its moments in 8 bits, which needs CUDA."""
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "model.optimizer.learning_rate", "above 0", self.learning_rate)

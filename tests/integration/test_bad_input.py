@@ -367,6 +367,7 @@ def write_checkpoint(path: Path, **changes: object) -> Path:
         "model.policy.lora.alpha": LoraSettings().alpha,
         "model.policy.lora.target_modules": "all-linear",
         "model.teacher.kind": "ema",
+        "model.optimizer.kind": "adamw",
         "model.context.scope": "global",
         "data.batch_size": 2,
         "data.inner_updates": 1,
