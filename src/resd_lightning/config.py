@@ -6,7 +6,7 @@ is before any weight is loaded, and name the key as it is written on the command
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal
@@ -39,6 +39,13 @@ def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
         else:
             values[f"{prefix}{key}"] = value
     return values
+
+
+def differing(configs: Sequence[Mapping[str, str]]) -> dict[str, list[str | None]]:
+    """Return the keys, in their order, that configurations as text differ in, with each one's value or None."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    rows = {key: [config.get(key) for config in configs] for key in keys}
+    return {key: values for key, values in rows.items() if len(set(values)) > 1}
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,11 @@ class RunFolder:
 
     def edited_checkpoint(self, updates_done: int) -> Path:
         """A free name for the state of an update with an edited playbook."""
-        names = (f"edited-{updates_done:05d}-{number}.ckpt" for number in count(1))
-        return next(path for name in names if not (path := self.last_checkpoint.with_name(name)).exists())
+        return _first_free(self.last_checkpoint.with_name(f"edited-{updates_done:05d}-{i}.ckpt") for i in count(1))
+
+    def edited_playbook(self) -> Path:
+        """A free name for a playbook's text while it is being edited."""
+        return _first_free(self.path / f"playbook-edited-{i}.json" for i in count(1))
 
     @property
     def metrics(self) -> Path:
@@ -152,3 +155,7 @@ def replace_text(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}.new")
     scratch.write_text(text, encoding="utf-8", errors=LONE_SURROGATES)
     os.replace(scratch, path)
+
+
+def _first_free(paths: Iterable[Path]) -> Path:
+    return next(path for path in paths if not path.exists())

@@ -8,7 +8,7 @@ from resd_lightning.compare.aggregate import Reached, VariantNumbers
 from resd_lightning.compare.interval import Estimate
 from resd_lightning.compare.plan import Options, PlannedRun
 from resd_lightning.compare.study import SCORES, Score, Study
-from resd_lightning.config import flat
+from resd_lightning.config import differing, flat
 from resd_lightning.costs import UNITS
 
 NONE = "-"
@@ -101,10 +101,9 @@ def _total(numbers: VariantNumbers) -> list[str]:
 
 def _differing(study: Study, runs: Sequence[PlannedRun]) -> list[list[str]]:
     """Return a row for each key that has different values in the runs of the first seed."""
-    options = {run.variant: flat(run.options) for run in runs if run.seed == study.seeds[0]}
-    keys = dict.fromkeys(key for each in options.values() for key in each if key != "run_dir")
-    rows = [[key, *(_value(each.get(key, NONE)) for each in options.values())] for key in keys]
-    return [row for row in rows if len(set(row[1:])) > 1]
+    options = [flat(run.options) for run in runs if run.seed == study.seeds[0]]
+    texts = [{key: _value(value) for key, value in each.items() if key != "run_dir"} for each in options]
+    return [[key, *(NONE if value is None else value for value in values)] for key, values in differing(texts).items()]
 
 
 def _value(value: object) -> str:

@@ -12,7 +12,6 @@ from itertools import takewhile
 
 import torch
 from jaxtyping import Float, Int
-from peft import PeftModel
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
@@ -62,18 +61,6 @@ class _PrefixLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyp
             torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=-2),
             torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=-2),
         )
-
-
-def obstacle_to_prefix(model: PreTrainedModel | PeftModel) -> str | None:
-    """Return why a model's prompts can't share a prefix; None where each layer attends to all that came before."""
-    config = model.config.get_text_config(decoder=True)
-    other = sorted({type(layer).__name__ for layer in DynamicCache(config=config).layers} - {DynamicLayer.__name__})
-    if other:
-        return f"the base has layers of the kind {', '.join(other)}"
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("dynamic", "longrope"):
-        return f"the base's positions are of the kind {rope['rope_type']}: they depend on how long a whole prompt is"
-    return None
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:

@@ -14,11 +14,12 @@ from resd_lightning.config import ConfigError, DistillationConfig
 from resd_lightning.distill.align import empty_batch, make_batch, response_hidden, response_logits
 from resd_lightning.distill.divergence import DistillationLoss, check_divergence_settings, distillation_loss
 from resd_lightning.distill.fused import fused_distillation_loss
-from resd_lightning.distill.prefix import SharedPrefix, common_prefix, obstacle_to_prefix
+from resd_lightning.distill.prefix import SharedPrefix, common_prefix
 from resd_lightning.distill.weights import success_rate_weights
 from resd_lightning.objectives.fused_or_plain import chooses_fused
 from resd_lightning.objectives.objective import Cut, Objective, reduce_over
 from resd_lightning.policy.head import backbone_of, frozen_head
+from resd_lightning.policy.layers import obstacle_to_prefix
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import DistillBatch, Rollout, TeacherPrompt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Literal, cast
 
 from resd_lightning.config import ConfigError, DistillationConfig, PolicyConfig, TeacherConfig, TeacherKind
 from resd_lightning.policy.head import head_obstacle
@@ -35,11 +36,10 @@ def chooses_fused(config: DistillationConfig, policy: Policy) -> bool:
     Raises:
         ConfigError: It is asked for and can't be; the text says why.
     """
-    reason = "asked for" if config.loss == "plain" else _obstacle(config, policy)
-    if config.loss == "fused" and reason is not None:
-        raise _refused(reason)
-    if config.loss == "auto" and reason is None:
-        reason = _small_vocabulary(policy)
+    obstacle = None if config.loss == "plain" else _obstacle(config, policy)
+    if config.loss == "fused" and obstacle is not None:
+        raise _refused(obstacle)
+    reason = _why_plain(config.loss, obstacle, _vocab_size(policy))
     if reason is None:
         logger.info("model.distillation.loss %s: fused, %d tokens at a time", config.loss, config.chunk_tokens)
     else:
@@ -49,23 +49,36 @@ def chooses_fused(config: DistillationConfig, policy: Policy) -> bool:
 
 def chooses_fused_log_probs(policy: Policy) -> bool:
     """Return whether GRPO's log-probs are fused: where they can be and the vocabulary is large."""
-    reason = HEAD_IS_TRAINED if not policy.has_adapters else head_obstacle(policy) or _small_vocabulary(policy)
+    obstacle = head_obstacle(policy) if policy.has_adapters else HEAD_IS_TRAINED
+    reason = _why_plain("auto", obstacle, _vocab_size(policy))
     logger.info("model.objective grpo: log-probs %s", "fused" if reason is None else f"plain, as {reason}")
     return reason is None
-
-
-def _small_vocabulary(policy: Policy) -> str | None:
-    vocab_size = policy.model.config.get_text_config().vocab_size
-    return f"a vocabulary of {vocab_size} is small" if vocab_size < FUSED_FROM_VOCAB else None
 
 
 def expects_fused(
     config: DistillationConfig, teacher: TeacherKind, has_adapters: bool, head_obstacle: str | None, vocab_size: int
 ) -> bool:
     """Return what `chooses_fused` will say, from what shows before any weight is read."""
-    if config.loss == "plain" or (_obstacle_in_settings(config, teacher, has_adapters) or head_obstacle) is not None:
-        return False
-    return config.loss == "fused" or vocab_size >= FUSED_FROM_VOCAB
+    obstacle = _obstacle_in_settings(config, teacher, has_adapters) or head_obstacle
+    return _why_plain(config.loss, obstacle, vocab_size) is None
+
+
+def expects_fused_log_probs(has_adapters: bool, head_obstacle: str | None, vocab_size: int) -> bool:
+    """Return what `chooses_fused_log_probs` will say, from what shows before any weight is read."""
+    return _why_plain("auto", head_obstacle if has_adapters else HEAD_IS_TRAINED, vocab_size) is None
+
+
+def _why_plain(asked: Literal["auto", "fused", "plain"], obstacle: str | None, vocab_size: int) -> str | None:
+    """Return the reason for making all logits; None where they are made in chunks."""
+    if asked == "plain":
+        return "asked for"
+    if obstacle is None and asked == "auto" and vocab_size < FUSED_FROM_VOCAB:
+        return f"a vocabulary of {vocab_size} is small"
+    return obstacle
+
+
+def _vocab_size(policy: Policy) -> int:
+    return cast("int", policy.model.config.get_text_config().vocab_size)
 
 
 def _obstacle(config: DistillationConfig, policy: Policy) -> str | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from resd_lightning.config import DistillationConfig, ObjectiveName, OptimizerKind, PolicyConfig, TeacherKind
-from resd_lightning.objectives.fused_or_plain import expects_fused
+from resd_lightning.objectives.fused_or_plain import expects_fused, expects_fused_log_probs
 from resd_lightning.plan.shape import Shape
 
 Device = Literal["cuda", "cpu"]
@@ -100,10 +100,7 @@ class Run:
     @property
     def is_grpo_fused(self) -> bool:
         """Whether GRPO's log-probs are made in chunks of tokens; nothing but head and vocabulary decides."""
-        token_alone = replace(self.distillation, loss="auto", top_k=1)
-        return expects_fused(
-            token_alone, "live", self.policy.lora is not None, self.shape.head_obstacle, self.shape.vocab
-        )
+        return expects_fused_log_probs(self.policy.lora is not None, self.shape.head_obstacle, self.shape.vocab)
 
     @property
     def distills(self) -> bool:

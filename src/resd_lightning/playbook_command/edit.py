@@ -9,7 +9,6 @@ import shlex
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import cast
 
@@ -40,8 +39,7 @@ def edit(run: str, ckpt_path: str = LAST) -> None:
     folder = RunFolder(Path(run))
     path = find_checkpoint(ckpt_path, folder)
     store = stored_context(load_checkpoint(path))
-    names = (folder.path / f"playbook-edited-{number}.json" for number in count(1))
-    draft = next(name for name in names if not name.exists())
+    draft = folder.edited_playbook()
     replace_text(draft, store.to_json())
     original = draft.read_bytes()
     try:

@@ -12,7 +12,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    DynamicCache,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -21,6 +20,7 @@ from transformers import (
 from resd_lightning.config import ConfigError, PolicyConfig, TeacherConfig
 from resd_lightning.micro.shipped import FOLDER, MICRO_LM
 from resd_lightning.policy.head import logit_transform_of
+from resd_lightning.policy.layers import obstacle_to_packing
 from resd_lightning.policy.views import Policy
 
 logger = logging.getLogger(__name__)
@@ -163,16 +163,14 @@ def load_policy(
 
 
 def _can_be_packed(base: PreTrainedModel, config: PolicyConfig) -> bool:
-    """Return whether packed sequences stay apart: attention keeps them so, a recurrent layer's state does not.
+    """Return whether packed sequences stay apart.
 
     Raises:
         ConfigError: They don't, and `model.policy.packing` is on.
     """
-    layers = DynamicCache(config=base.config.get_text_config(decoder=True)).layers
-    apart = {"DynamicLayer", "DynamicSlidingWindowLayer"}
-    other = sorted({type(layer).__name__ for layer in layers} - apart)
-    if other and config.packing == "on":
-        raise ConfigError(f"model.policy.packing on can't be: the base has layers of the kind {', '.join(other)}")
-    if other:
-        logger.info("model.policy.packing auto: off, as the base has layers of the kind %s", ", ".join(other))
-    return not other
+    obstacle = obstacle_to_packing(base)
+    if obstacle is not None and config.packing == "on":
+        raise ConfigError(f"model.policy.packing on can't be: {obstacle}")
+    if obstacle is not None:
+        logger.info("model.policy.packing auto: off, as %s", obstacle)
+    return obstacle is None

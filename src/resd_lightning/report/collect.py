@@ -12,7 +12,7 @@ from typing import TypedDict, cast
 
 import yaml
 
-from resd_lightning.config import ConfigError, flat
+from resd_lightning.config import ConfigError, differing, flat
 from resd_lightning.context.files import read_playbooks
 from resd_lightning.report.life import EntryLife, lives
 from resd_lightning.run_folder import RunFolder, read_lines
@@ -168,9 +168,7 @@ def differing_keys(configs: Sequence[Mapping[str, object]]) -> list[tuple[str, l
     texts = [
         {key: json.dumps(value, ensure_ascii=False, default=str) for key, value in config.items()} for config in configs
     ]
-    keys = sorted({key for text in texts for key in text if key not in CALL_KEYS})
-    rows = [(key, [text.get(key) for text in texts]) for key in keys]
-    return [(key, values) for key, values in rows if len(set(values)) > 1]
+    return sorted((key, values) for key, values in differing(texts).items() if key not in CALL_KEYS)
 
 
 def _token_losses(lines: Iterable[Line]) -> dict[tuple[int, str, int], Line]:

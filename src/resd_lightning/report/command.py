@@ -31,11 +31,11 @@ def report(runs: list[str], out: str | None = None, max_chars: int = 6000) -> No
         if folders.count(folder) > 1:
             raise ConfigError(f"{folder} is named twice")
     target = folders[0] / "report.html" if out is None else Path(out)
+    if target.is_dir() or (out is not None and not target.parent.is_dir()):
+        raise ConfigError(f"--out {target}: " + ("it is a folder" if target.is_dir() else f"no folder {target.parent}"))
     page: Page = collect(folders, max_chars)
     for run in page.runs:
         if missing := run["missing"]:
             logger.warning("%s lacks %s: the report does without", run["name"], ", ".join(missing))
-    if target.is_dir() or not target.parent.is_dir():
-        raise ConfigError(f"--out {target}: " + ("it is a folder" if target.is_dir() else f"no folder {target.parent}"))
     replace_text(target, page_text(page))
     logger.info("wrote %s, %.1f MB", target, target.stat().st_size / 1e6)

@@ -10,8 +10,9 @@ from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from conftest import make_policy, move
 from resd_lightning.distill.align import make_batch, response_hidden, response_logits
-from resd_lightning.distill.prefix import SharedPrefix, common_prefix, obstacle_to_prefix
+from resd_lightning.distill.prefix import SharedPrefix, common_prefix
 from resd_lightning.policy.head import backbone_of
+from resd_lightning.policy.layers import obstacle_to_prefix
 from resd_lightning.policy.views import Policy
 
 PREFIX = [40, 41, 42, 43, 44]
