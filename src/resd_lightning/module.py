@@ -12,6 +12,7 @@ import torch
 from bitsandbytes.optim import AdamW8bit
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -42,6 +43,7 @@ from resd_lightning.objectives.mixture import MixtureObjective
 from resd_lightning.objectives.objective import Objective
 from resd_lightning.policy.load import BaseFacts, load_policy, load_tokenizer, read_base_facts
 from resd_lightning.policy.offload import activations_on_cpu
+from resd_lightning.policy.shard import whole
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import (
     ExampleBatch,
@@ -179,9 +181,12 @@ class ResdModule(LightningModule):
     def configure_model(self) -> None:
         """Load the base and put student and teacher on it, once."""
         if self.policy is None:
+            strategy = self.trainer.strategy
             self.policy = load_policy(
-                self.policy_config, self.teacher_config, self.tokenizer, self.trainer.strategy.root_device
+                self.policy_config, self.teacher_config, self.tokenizer, strategy.root_device
             )
+            if isinstance(strategy, ModelParallelStrategy):
+                self.policy.shard(strategy.device_mesh["data_parallel"])
         self.policy.precision_context = self.trainer.precision_plugin.forward_context
 
     @property
@@ -264,7 +269,7 @@ class ResdModule(LightningModule):
         and the gradient all-reduce by the world size; the parts of an update are meant to add up.
         """
         # Among several ranks a filler runs as any batch does: others may wait for its forward.
-        is_nothing = batch.is_filler and self.trainer.world_size == 1
+        is_nothing = batch.is_filler and self.trainer.world_size == 1 and not self.loaded_policy.is_sharded
         objective = self.objective
         with self._offloading():
             loss = self.loaded_policy.zero() if is_nothing else objective.loss(self.loaded_policy, batch)
@@ -290,7 +295,7 @@ class ResdModule(LightningModule):
         self.objective.end_update()
         weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
         self._step_metrics = {
-            "train/grad_norm": float(torch.nn.utils.get_total_norm([weight.grad for weight in weights])),
+            "train/grad_norm": float(whole(torch.nn.utils.get_total_norm([weight.grad for weight in weights]))),
             "train/learning_rate": float(optimizer.param_groups[0]["lr"]),
         }
 

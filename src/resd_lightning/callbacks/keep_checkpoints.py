@@ -54,8 +54,13 @@ class KeepCheckpoints(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the validated student and its playbook: adapters are small and all kept, of whole models the latest."""
         module: ResdModule = pl_module  # type: ignore[assignment]
-        if trainer.state.fn != "fit" or not trainer.is_global_zero:
+        if trainer.state.fn != "fit":
             return
+        with module.loaded_policy.gathered():  # all ranks together; one writes
+            if trainer.is_global_zero:
+                self._keep_student(trainer, module)
+
+    def _keep_student(self, trainer: Trainer, module: ResdModule) -> None:
         target = self._folder.student(trainer.global_step)
         scratch = target.with_name(f".{target.name}.new")
         shutil.rmtree(scratch, ignore_errors=True)

@@ -144,6 +144,8 @@ class DistillationObjective(Objective[DistillBatch]):
     def _obstacle_to_prefix(policy: Policy) -> str | None:
         if policy.teacher_config.kind == "trust_region":
             return "model.teacher.kind trust_region has two models read each prompt"
+        if policy.is_sharded and not policy.has_adapters:
+            return "a sharded model that is trained as a whole is run as a whole, its output head included"
         return obstacle_to_prefix(policy.model)
 
     def loss(self, policy: Policy, batch: DistillBatch) -> Float[Tensor, ""]:

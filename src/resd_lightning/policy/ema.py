@@ -6,10 +6,12 @@ round every step away and never move.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from resd_lightning.policy.shard import copy_whole, whole
 
 Weights = Mapping[str, Tensor]
 
@@ -41,7 +43,7 @@ class ExponentialMovingAverage:
         self._write_teacher()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the fp32 average by name, detached and not copied."""
+        """Return the fp32 average by name, detached and not copied; sharded where the weights are."""
         return {name: tensor.detach() for name, tensor in self._average.items()}
 
     @torch.no_grad()
@@ -52,7 +54,7 @@ class ExponentialMovingAverage:
             KeyError: The state lacks a weight.
         """
         for name, tensor in self._average.items():
-            tensor.copy_(state[name])
+            copy_whole(tensor, state[name])
         self._write_teacher()
 
     @torch.no_grad()
@@ -60,10 +62,14 @@ class ExponentialMovingAverage:
         """Return the L2 distance between the average and the student, relative to the student's norm."""
         student = [tensor.detach().float() for tensor in self._student.values()]
         gaps = torch._foreach_sub(student, list(self._average.values()))
-        norm = torch.stack(torch._foreach_norm(student)).norm().clamp_min(1e-12)
-        return float(torch.stack(torch._foreach_norm(gaps)).norm() / norm)
+        return float(_total_norm(gaps) / _total_norm(student).clamp_min(1e-12))
 
     def _write_teacher(self) -> None:
         for name, tensor in self._average.items():
             if tensor is not self._teacher[name]:
                 self._teacher[name].copy_(tensor)
+
+
+def _total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the L2 norm over all tensors; sharded ones are summed over ranks once, by their squares."""
+    return torch.stack([whole(norm) for norm in torch._foreach_norm(tensors)]).norm()

@@ -17,10 +17,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from resd_lightning.config import ConfigError, LoraSettings, TeacherConfig
 from resd_lightning.policy.ema import ExponentialMovingAverage
+from resd_lightning.policy.shard import copy_whole, gathered, shard_layers, shard_whole, whole
 
 View = Literal["student", "teacher", "base"]
 STUDENT: View = "student"
@@ -52,6 +54,8 @@ class Policy(nn.Module):
         self.teacher_config = teacher
         self.has_adapters = lora is not None
         self.is_packed = is_packed
+        self.is_sharded = False
+        """Each rank holds a share of the weights; set by `shard`."""
         self.precision_context: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around every frozen forward; the trainer's precision, set when a trainer is attached."""
         self.model: PreTrainedModel | PeftModel = base if lora is None else with_two_adapters(base, lora)
@@ -61,6 +65,26 @@ class Policy(nn.Module):
             self._copies[TEACHER] = copy.deepcopy(base).requires_grad_(False).eval()
         self._ema: ExponentialMovingAverage | None = None
         self._restored_average: dict[str, Tensor] | None = None
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Spread the weights over the ranks of a mesh by FSDP2, once and before an optimizer is made.
+
+        Raises:
+            ConfigError: The model doesn't say what its layers are.
+        """
+        if isinstance(self.model, PeftModel):
+            shard_layers(self.model.get_base_model(), mesh)  # the PeftModel itself is no layer of anything
+        else:
+            for model in (self.model, *self._copies.values()):
+                shard_whole(model, mesh)
+        self.is_sharded = True
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Hold whole weights on every rank, where they are sharded; all ranks enter together. See `policy.shard`.
+
+        Inside, the model's weights are whole copies: read them, and train nothing.
+        """
+        return gathered([self.model, *self._copies.values()] if self.is_sharded else [])
 
     # Weights
 
@@ -107,7 +131,10 @@ class Policy(nn.Module):
             self.ema.step()
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Return what training changes, for a checkpoint: student weights, and the teacher's in fp32."""
+        """Return what training changes, for a checkpoint: student weights, and the teacher's in fp32.
+
+        They are whole on every rank, and all ranks must ask together.
+        """
         state: dict[str, dict[str, Tensor]] = {STUDENT: _on_cpu(self.student_weights())}
         if self.teacher_config.kind == "ema":
             state[TEACHER] = _on_cpu(self.ema.state_dict())
@@ -124,11 +151,11 @@ class Policy(nn.Module):
             RuntimeError: A weight has another shape.
         """
         for name, tensor in self.student_weights().items():
-            tensor.copy_(state[STUDENT][name])
+            copy_whole(tensor, state[STUDENT][name])
         if self.teacher_config.kind == "live":
             return
         for name, tensor in self.teacher_weights().items():
-            tensor.copy_(state[TEACHER][name])
+            copy_whole(tensor, state[TEACHER][name])
         if self.teacher_config.kind == "ema":
             self._ema, self._restored_average = None, state[TEACHER]
 
@@ -201,7 +228,8 @@ class Policy(nn.Module):
     def save_pretrained(self, folder: Path) -> None:
         """Write the student in Hugging Face format: a PEFT adapter, or the whole model without adapters.
 
-        `PeftModel.from_pretrained(base, folder)` loads the adapter; the tokenizer is written beside it.
+        `PeftModel.from_pretrained(base, folder)` loads the adapter; the tokenizer is written beside it. A sharded policy
+        must be `gathered`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.model, PeftModel):
@@ -241,7 +269,7 @@ def with_two_adapters(base: PreTrainedModel, lora: LoraSettings) -> PeftModel:
 
 
 def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
+    return {name: whole(tensor.detach()).to("cpu", copy=True) for name, tensor in weights.items()}
 
 
 def adapter_weights(model: nn.Module, adapter: View) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ class HFEngine(Engine):
         }
         on_progress(len(completions))
         by_length = sorted((i for i in range(len(requests)) if i not in completions), key=lambda i: len(prompts[i]))
-        with self._policy.frozen(author) as model:
+        with self._policy.frozen(author) as model, self._policy.gathered():
             for start in range(0, len(by_length), self.batch_size):
                 chunk = by_length[start : start + self.batch_size]
                 seeds = [requests[i].seed(self._run_seed) for i in chunk]
@@ -99,6 +99,7 @@ def _generate_chunk(
             eos_token_id=sorted(stop_ids),
             pad_token_id=tokenizer.pad_token_id,
         ),
+        synced_gpus=False,  # a sharded policy is gathered, so ranks needn't wait for each other at every token
     )
     prompt_length = padded["input_ids"].shape[1]
     responses = output[:, prompt_length:].tolist()
