@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import torch
 from bitsandbytes.optim import AdamW8bit
@@ -55,6 +56,7 @@ from resd_lightning.records import (
     UpdateRecord,
 )
 from resd_lightning.rollout.chat import encode_prompt
+from resd_lightning.training import check_strategy
 
 if TYPE_CHECKING:
     from resd_lightning.datamodule import RolloutDataModule
@@ -62,6 +64,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 1
+
+
+class OptimizerState(TypedDict):
+    """What an optimizer's `state_dict` holds: each weight's moments by its number, and the groups' settings."""
+
+    state: dict[int, dict[str, object]]
+    param_groups: list[dict[str, object]]
 
 
 class ResdModule(LightningModule):
@@ -161,9 +170,11 @@ class ResdModule(LightningModule):
         """Check the settings against the base's small files.
 
         Raises:
-            ConfigError: See `load_tokenizer`, `check_settings`; or an optimizer not for the device.
+            ConfigError: See `load_tokenizer`, `check_settings`, `check_strategy`; or an optimizer not for the device.
         """
         self.check_settings()
+        num_processes = self.trainer.num_devices * self.trainer.num_nodes
+        check_strategy(self.trainer.strategy, num_processes, self.policy_config, self.optimizer_config)
         kind, device = self.optimizer_config.kind, self.trainer.strategy.root_device.type
         if stage == "fit":
             require(kind == "adamw" or device == "cuda", "model.optimizer.kind", f"adamw on {device}", kind)
@@ -182,9 +193,7 @@ class ResdModule(LightningModule):
         """Load the base and put student and teacher on it, once."""
         if self.policy is None:
             strategy = self.trainer.strategy
-            self.policy = load_policy(
-                self.policy_config, self.teacher_config, self.tokenizer, strategy.root_device
-            )
+            self.policy = load_policy(self.policy_config, self.teacher_config, self.tokenizer, strategy.root_device)
             if isinstance(strategy, ModelParallelStrategy):
                 self.policy.shard(strategy.device_mesh["data_parallel"])
         self.policy.precision_context = self.trainer.precision_plugin.forward_context
@@ -371,8 +380,12 @@ class ResdModule(LightningModule):
     # Checkpoints: what training changes, and nothing of the frozen base
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Put student, teacher, context and counter into the checkpoint, and take the base out."""
-        checkpoint["state_dict"] = {}
+        """Put student, teacher, context and counter into the checkpoint; all ranks make it, and one writes it."""
+        optimizer_states = cast("list[OptimizerState]", checkpoint.get("optimizer_states", []))
+        if optimizer_states and not self.loaded_policy.is_sharded:
+            _number_like_sharded(optimizer_states, self, self.trainer.optimizers)
+        elif optimizer_states and self.trainer.global_step == 0:
+            _start_counting_at_zero(optimizer_states, self.trainer.optimizers)
         checkpoint["resd"] = {
             "format": CHECKPOINT_FORMAT,
             "updates": self.trainer.global_step,
@@ -381,6 +394,13 @@ class ResdModule(LightningModule):
             "policy": self.loaded_policy.state(),
             "context": self.context.state_dict(),
         }
+
+    def state_dict(self, *args: object, **kwargs: object) -> dict[str, object]:  # type: ignore[override]
+        """Return nothing: `on_save_checkpoint` keeps what training changes, and the base is in no checkpoint.
+
+        Strategies ask for it with every checkpoint; a sharded base would be gathered each time, for nothing.
+        """
+        return {}
 
     def settings_of_state(self, data: RolloutDataModule) -> dict[str, object]:
         """Return the settings that a checkpoint's state only fits with, by key."""
@@ -398,21 +418,48 @@ class ResdModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Restore what `on_save_checkpoint` kept, and let this run's optimizer settings win over the checkpoint's."""
-        self._use_own_optimizer_settings(checkpoint)
+        """Restore what `on_save_checkpoint` kept."""
         state = cast("dict[str, object]", checkpoint["resd"])
         self._restored_updates = cast("int", state["updates"])
         self.loaded_policy.load_state(cast("dict[str, dict[str, Tensor]]", state["policy"]))
         self.context.load_state_dict(cast("dict[str, object]", state["context"]))
 
-    def _use_own_optimizer_settings(self, checkpoint: dict[str, object]) -> None:
-        """Rewrite the settings that Lightning is about to restore into optimizer and scheduler, moments untouched."""
+    def on_train_start(self) -> None:
+        """Let this run's optimizer settings win over those of the checkpoint it goes on from, moments untouched."""
         config = self.optimizer_config
-        schedulers = cast("list[dict[str, object]]", checkpoint.get("lr_schedulers", []))
-        for scheduler in schedulers:
-            rate = config.learning_rate * self._warmup_factor(cast("int", scheduler["last_epoch"]))
-            scheduler["base_lrs"], scheduler["_last_lr"] = [config.learning_rate], [rate]
-            for optimizer in cast("list[dict[str, list[dict[str, object]]]]", checkpoint["optimizer_states"]):
-                for group in optimizer["param_groups"]:
-                    group |= {"lr": rate, "initial_lr": config.learning_rate}
-                    group |= {"weight_decay": config.weight_decay, "betas": config.betas}
+        for scheduled in self.trainer.lr_scheduler_configs:
+            scheduler = cast("LambdaLR", scheduled.scheduler)
+            rate = config.learning_rate * self._warmup_factor(scheduler.last_epoch)
+            scheduler.base_lrs, scheduler._last_lr = [config.learning_rate], [rate]
+            for group in scheduler.optimizer.param_groups:
+                group |= {"lr": rate, "initial_lr": config.learning_rate}
+                group |= {"weight_decay": config.weight_decay, "betas": config.betas}
+
+
+def _number_like_sharded(states: Sequence[OptimizerState], module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """Number the weights in optimizers' states by their place among all of the module's, as a sharded run does.
+
+    Torch numbers those that are trained, which a sharded run would take for others when it resumes from the state. A
+    run that isn't sharded reads them in order, by whatever numbers.
+    """
+    places = {weight: place for place, weight in enumerate(module.parameters())}
+    for state, optimizer in zip(states, optimizers, strict=True):
+        numbers = {
+            old: places[weight]
+            for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True)
+            for old, weight in zip(cast("list[int]", saved["params"]), group["params"], strict=True)
+        }
+        state["state"] = {numbers[old]: moments for old, moments in state["state"].items()}
+        for saved in state["param_groups"]:
+            saved["params"] = [numbers[old] for old in cast("list[int]", saved["params"])]
+
+
+def _start_counting_at_zero(states: Sequence[OptimizerState], optimizers: Sequence[Optimizer]) -> None:
+    """Set the steps that optimizers have counted back to none, in saved states and in their own.
+
+    Torch has no state of a sharded optimizer before its first step, and makes one by a step that changes nothing but
+    the count, which corrects the bias of the moments.
+    """
+    for state in [*states, *(cast("OptimizerState", {"state": optimizer.state}) for optimizer in optimizers)]:
+        for moments in state["state"].values() if state else ():  # one rank alone has the saved state
+            cast("Tensor", moments["step"]).zero_()

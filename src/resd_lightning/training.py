@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 
-from resd_lightning.config import ConfigError
+from resd_lightning.config import ConfigError, OptimizerConfig, PolicyConfig
 
 WHOLE_UPDATE = 2**30
 """More micro-batches than any update has: Lightning then steps once, at the epoch's last. A power of two is exact."""
@@ -62,6 +63,44 @@ def check_arguments(arguments: Mapping[str, object]) -> None:
             raise ConfigError(
                 f"trainer.{key} follows from data.batch_size, data.inner_updates and data.max_batches: leave it out"
             )
+
+
+def check_strategy(strategy: Strategy, num_processes: int, policy: PolicyConfig, optimizer: OptimizerConfig) -> None:
+    """Refuse a strategy that can't train this policy, before any weight is loaded.
+
+    Args:
+        strategy: The trainer's.
+        num_processes: How many there are on all nodes.
+        policy: How the model is held.
+        optimizer: What trains it.
+
+    Raises:
+        ConfigError: Names the strategy or its option, and what to set instead.
+    """
+    if isinstance(strategy, ModelParallelStrategy):
+        _check_sharding(strategy, num_processes, policy, optimizer)
+    elif not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
+        raise ConfigError(
+            f"trainer.strategy {type(strategy).__name__} isn't supported: use ddp, or ModelParallelStrategy, which is "
+            "FSDP2, as configs/trainer/fsdp2.yaml does"
+        )
+
+
+def _check_sharding(
+    strategy: ModelParallelStrategy, num_processes: int, policy: PolicyConfig, optimizer: OptimizerConfig
+) -> None:
+    key = "trainer.strategy.init_args"
+    wanted = {"data_parallel_size": num_processes, "tensor_parallel_size": 1, "save_distributed_checkpoint": False}
+    for name, value in wanted.items():
+        if (found := getattr(strategy, f"_{name}")) != value:
+            raise ConfigError(f"{key}.{name} must be {value} for this run, got {found}")
+    if policy.offload_activations:
+        raise ConfigError(
+            "model.policy.offload_activations would copy gathered weights to the host too under ModelParallelStrategy: "
+            "leave it out, and set model.policy.gradient_checkpointing"
+        )
+    if optimizer.kind != "adamw":
+        raise ConfigError(f"model.optimizer.kind {optimizer.kind} can't update sharded weights: set it to adamw")
 
 
 def validate_now(trainer: Trainer) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
 
 from resd_lightning.run_folder import RunFolder, replace_text
 
@@ -56,15 +57,15 @@ class KeepCheckpoints(Checkpoint):
         module: ResdModule = pl_module  # type: ignore[assignment]
         if trainer.state.fn != "fit":
             return
-        with module.loaded_policy.gathered():  # all ranks together; one writes
-            if trainer.is_global_zero:
-                self._keep_student(trainer, module)
+        weights = module.loaded_policy.weights_to_save()  # all ranks together; one writes
+        if trainer.is_global_zero:
+            self._keep_student(trainer, module, weights)
 
-    def _keep_student(self, trainer: Trainer, module: ResdModule) -> None:
+    def _keep_student(self, trainer: Trainer, module: ResdModule, weights: dict[str, Tensor] | None) -> None:
         target = self._folder.student(trainer.global_step)
         scratch = target.with_name(f".{target.name}.new")
         shutil.rmtree(scratch, ignore_errors=True)
-        module.loaded_policy.save_pretrained(scratch)
+        module.loaded_policy.save_pretrained(scratch, weights)
         replace_text(scratch / "playbook.json", module.context.to_json())
         earlier = [] if module.loaded_policy.has_adapters else self._folder.students()
         for folder in {target, *earlier}:

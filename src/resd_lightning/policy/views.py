@@ -225,20 +225,33 @@ class Policy(nn.Module):
         """The device of the student's weights."""
         return next(iter(self.student_weights().values())).device
 
-    def save_pretrained(self, folder: Path) -> None:
+    def weights_to_save(self) -> dict[str, Tensor] | None:
+        """Return the student's weights for `save_pretrained`, whole and by their full names; all ranks ask together.
+
+        None where they are whole anyway: the model finds them itself.
+        """
+        if not self.is_sharded:
+            return None
+        own = adapter_parameters(self.model, STUDENT) if self.has_adapters else self.model.state_dict()
+        return {name: whole(tensor.detach()).cpu() for name, tensor in own.items()}
+
+    def save_pretrained(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write the student in Hugging Face format: a PEFT adapter, or the whole model without adapters.
 
-        `PeftModel.from_pretrained(base, folder)` loads the adapter; the tokenizer is written beside it. A sharded policy
-        must be `gathered`.
+        `PeftModel.from_pretrained(base, folder)` loads the adapter; the tokenizer is written beside it.
+
+        Args:
+            folder: Made if it isn't there.
+            weights: What `weights_to_save` returned.
         """
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.model, PeftModel):
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                self.model.save_pretrained(scratch, selected_adapters=[STUDENT])
+                self.model.save_pretrained(scratch, selected_adapters=[STUDENT], state_dict=weights)
                 for file in (Path(scratch) / STUDENT).iterdir():  # PEFT puts a named adapter in a subfolder
                     file.replace(folder / file.name)
         else:
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -274,9 +287,15 @@ def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def adapter_weights(model: nn.Module, adapter: View) -> dict[str, Tensor]:
     """Return an adapter's weights by name, without its own name in them."""
+    own = adapter_parameters(model, adapter)
+    return {".".join(part for part in name.split(".") if part != adapter): weight for name, weight in own.items()}
+
+
+def adapter_parameters(model: nn.Module, adapter: View) -> dict[str, Tensor]:
+    """Return an adapter's weights by their full names."""
     weights: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         parts = name.split(".")  # on embeddings the adapter's name comes last, on linear layers before `weight`
         if adapter in parts and any(part.startswith("lora_") for part in parts):
-            weights[".".join(part for part in parts if part != adapter)] = parameter
+            weights[name] = parameter
     return weights
