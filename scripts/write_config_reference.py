@@ -322,10 +322,10 @@ SAMPLING_FIELDS = {"temperature", "top_p", "max_new_tokens"}
 
 INTRODUCTION = """\
 Written by `scripts/write_config_reference.py` from the dataclasses and constructors that `resd fit --help` reads; a
-test fails where this page and the code differ. A key is the same in YAML (`model: {teacher: {ema_rate: 0.01}}`) and on the
-command line (`--model.teacher.ema_rate 0.01`). Files are composed with several `--config`, later ones winning key by
-key; options on the command line win over files in the order they are given. An unknown key is refused by name, and a
-value out of range before any weight is read. `resd fit ... --print_config` prints what a composition comes to.
+test fails where this page and the code differ. A key is the same in YAML (`model: {teacher: {ema_rate: 0.01}}`) and on
+the command line (`--model.teacher.ema_rate 0.01`). Files are composed with several `--config`, later ones winning key
+by key, and so do options behind them. An unknown key is refused by name, and a value out of range before any weight is
+read. `resd fit ... --print_config` prints what a composition comes to.
 [configs/README.md](../configs/README.md) says which file sets what.
 
 A default here is the code's. The files in `configs/` replace some: those for adapters, lengths and tasks above all."""
