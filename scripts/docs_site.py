@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "resd_lightning"
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
 FENCED = re.compile(r"^(```.*?^```$)", re.DOTALL | re.MULTILINE)
+FORMULA = r"(?<![\\$\w])\$(?![\s$])([^$\n]+?)(?<!\s)\$(?![\w$])"
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".cff": "yaml"}
 
 
@@ -156,7 +157,7 @@ class Formulas(Extension):
 
     def extendMarkdown(self, md: Markdown) -> None:
         """Put formulas behind code, which may hold dollar signs, and before everything that reads underscores."""
-        md.inlinePatterns.register(Formula(r"(?<![\\$\w])\$(?![\s$])([^$\n]+?)(?<!\s)\$(?![\w$])"), "formula", 185)
+        md.inlinePatterns.register(Formula(FORMULA, md), "formula", 185)
 
 
 def formula_block(source: str, *_: object, **__: object) -> str:
