@@ -59,7 +59,7 @@ def test_every_field_and_callback_has_its_place_on_the_page() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md"], ids=lambda path: path.name
+    "path", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"], ids=lambda path: path.name
 )
 def test_settings_that_pages_name_exist(path: Path) -> None:
     known = set(re.findall(r"^\| `([a-z_.]+)` \|", PAGE, re.MULTILINE))
