@@ -19,7 +19,7 @@ INSTALLED := $(VENV)/.resd-installed
 RESD := $(VENV)/bin/resd
 
 .DEFAULT_GOAL := help
-.PHONY: help env model quickstart quickstart-ci smollm2 study study-small test test-all lint format clean
+.PHONY: help env model quickstart quickstart-ci smollm2 study study-small test test-all lint format docs clean
 
 help:
 	@echo "make quickstart     RESD learns the micro-world in three minutes on a CPU: environment, training, results"
@@ -29,6 +29,7 @@ help:
 	@echo "make study          that, and each choice of the method, in an hour and a half"
 	@echo "make test           the tests; test-all has the slow ones too"
 	@echo "make lint           ruff and mypy; format rewrites"
+	@echo "make docs           the documentation, into site/, checked for broken links"
 	@echo "make env            the environment alone"
 	@echo "make quickstart-ci  a smaller world, checked to be learned; then every command of resd once"
 
@@ -93,5 +94,14 @@ format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
+DOCS_INSTALLED := $(VENV)/.resd-docs-installed
+
+$(DOCS_INSTALLED): pyproject.toml $(INSTALLED)
+	$(VENV)/bin/python -m pip install -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS_INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf site build dist .pytest_cache .mypy_cache .ruff_cache
