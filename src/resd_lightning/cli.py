@@ -16,7 +16,7 @@ from jsonargparse import Namespace, auto_cli, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
@@ -94,6 +94,12 @@ class ResdCLI(LightningCLI):
         parser.add_argument("--overwrite", type=bool, default=False, help="Delete the run that --run_dir holds.")
         parser.add_class_arguments(BudgetConfig, "budget")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_one_seed)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse without Lightning's warning that `args` are given: in a notebook the program has arguments of its own."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+            super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would load the checkpoint's hyperparameters over the user's options."""
@@ -331,9 +337,7 @@ def _build(kind: Callable[[list[str]], C], arguments: Sequence[str]) -> C:
     """Return a command line that has built what `arguments` ask for, without a word on seeds and devices."""
     logging.disable(logging.INFO)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-            return kind(["fit", *arguments])
+        return kind(["fit", *arguments])
     finally:
         logging.disable(logging.NOTSET)
 
@@ -407,10 +411,8 @@ def try_playbook(arguments: Sequence[str]) -> int:
         raise ConfigError("resd playbook try needs a run or a file, and then the options of `resd validate`")
     source, *options = arguments
     attempt = TryPlaybook(find_playbook(source))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-        cli_class = type("_TryingCLI", (_ValidatingCLI,), {"watched_by": (attempt,)})
-        cli = cli_class(["validate", *options])
+    cli_class = type("_TryingCLI", (_ValidatingCLI,), {"watched_by": (attempt,)})
+    cli = cli_class(["validate", *options])
     module = cast("ResdModule", cli.model)
     is_base = cli.config_init["validate"]["ckpt_path"] is None
     who = "the base" if is_base else f"the student of update {module.updates_done}"
