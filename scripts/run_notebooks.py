@@ -1,4 +1,4 @@
-"""Runs notebooks where they stand and keeps their outputs, without times and machine: `run_notebooks.py NOTEBOOK ...`."""
+"""Runs notebooks where they stand and keeps their outputs: `python scripts/run_notebooks.py NOTEBOOK ...`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def executed(notebook: nbformat.NotebookNode, folder: Path, timeout_s: int = 600
 
 
 def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return a notebook whose file says nothing about when and where it ran; standard error, libraries' talk, is out."""
+    """Return a notebook whose file doesn't say when and where it ran; standard error, libraries' talk, is left out."""
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number:02d}", {}
         if cell.cell_type != "code":

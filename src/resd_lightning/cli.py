@@ -96,7 +96,7 @@ class ResdCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_one_seed)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse without Lightning's warning that `args` are given: in a notebook the program has arguments of its own."""
+        """Parse without Lightning's warning that `args` are given: a notebook's program has arguments of its own."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             super().parse_arguments(parser, args)
