@@ -31,6 +31,10 @@ class RecordMetrics(Callback):
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
+        self.of_update: Mapping[str, float] = {}
+        """The numbers of the latest update."""
+        self.of_validation: Mapping[str, float] = {}
+        """The numbers of the latest validation in training."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the lines past the update that is resumed from."""
@@ -56,7 +60,8 @@ class RecordMetrics(Callback):
         metrics = module.evaluation_metrics()
         pl_module.log_dict(metrics, logger=trainer.state.fn != "fit")  # Lightning prints what loggers would get
         if trainer.state.fn == "fit":
-            self._write(trainer, "val", metrics | module.data.costs.take())
+            self.of_validation = metrics | module.data.costs.take()
+            self._write(trainer, "val", self.of_validation)
         elif trainer.is_global_zero:
             self._folder.path.mkdir(parents=True, exist_ok=True)
             about = {
@@ -73,6 +78,7 @@ class RecordMetrics(Callback):
         if record is None:
             raise RuntimeError("an update ended that made no record")
         metrics = record.metrics | module.data.costs.take() | module.step_metrics()
+        self.of_update = metrics
         pl_module.log_dict({k: v for k, v in metrics.items() if k not in ON_PROGRESS_BAR}, logger=False)
         pl_module.log_dict({k: metrics[k] for k in ON_PROGRESS_BAR}, logger=False, prog_bar=True)
         self._write(trainer, "train", metrics)
