@@ -61,8 +61,9 @@ def test_bars_of_all_phases_stand_on_a_terminal_and_none_elsewhere(
 ) -> None:
     screen = io.StringIO()
     watched(tiny_base, tmp_path / "run", Console(file=screen, force_terminal=True, width=100)).run()
+    drawn = re.sub(r"\x1b\[[0-9;?]*\w", "", screen.getvalue()).replace("\r", "\n")
     for bar in ("updates", "rollout", "reflect", "tag", "curate", "train", "validation", "validate"):
-        assert re.search(rf"^{bar} +.*\d+/\d+", re.sub(r"\x1b\[[0-9;?]*\w", "", screen.getvalue()), re.MULTILINE), bar
+        assert re.search(rf"^{bar} +.*\d+/\d+", drawn, re.MULTILINE), bar
     capfd.readouterr()
     watched(tiny_base, tmp_path / "quiet").run()
     assert "rollout" not in "".join(capfd.readouterr())
@@ -92,25 +93,25 @@ def test_ctrl_c_ends_with_one_line_that_goes_on_with_the_run(tmp_path: Path) -> 
     command = arguments(base, tmp_path / "run", "none")
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    assert process.stderr is not None
-    said = ""
-    for raw in iter(process.stderr.readline, b""):
-        said += raw.decode()
-        if raw.startswith(b"update 2/"):
-            os.killpg(process.pid, signal.SIGINT)
-            break
-    rest = process.stderr.read().decode()
-    assert process.wait() == 130, said + rest
+    ) as process:
+        assert process.stderr is not None
+        said = ""
+        for raw in iter(process.stderr.readline, b""):
+            said += raw.decode()
+            if raw.startswith(b"update 2/"):
+                os.killpg(process.pid, signal.SIGINT)
+                break
+        rest = process.stderr.read().decode()
+    assert process.returncode == 130, said + rest
     assert "Traceback" not in rest
     last = rest.strip().splitlines()[-1]
     found = re.fullmatch(
         r"resd: the run stopped after update (\d+); `resd (fit --config \S+ --ckpt_path last)`.*", last
     )
     assert found, rest
-    assert int(found[1]) >= 2
+    assert int(found[1]) >= 1  # the second update's line may come before its checkpoint
     run([*command[:3], *found[2].split()], tmp_path / "resumed.log")
     run(arguments(base, tmp_path / "whole", "none"), tmp_path / "whole.log")
     assert jsonl(tmp_path / "run" / "transcripts.jsonl") == jsonl(tmp_path / "whole" / "transcripts.jsonl")
