@@ -342,6 +342,10 @@ class _PlanningCLI(_ComposingCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the card."""
         super().add_arguments_to_parser(parser)
+        parser.description = (
+            "Tell whether a run fits on a card, what holds memory in each phase, the largest values that fit, and what "
+            "would help. Options are those of `resd fit`; no weight is downloaded and no GPU is needed."
+        )
         parser.usage = "resd plan [--config FILE ...] [--KEY VALUE ...] (--card NAME | --card_gib GIB)"
         parser.add_argument("--card_gib", type=float | None, default=None, help="The card's memory, in GiB.")
         parser.add_argument("--card", type=str | None, default=None, help=f"A card by name: {', '.join(CARDS)}.")

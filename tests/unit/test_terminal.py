@@ -30,6 +30,7 @@ def test_every_option_of_every_command_has_a_sentence_and_every_command_a_descri
 ) -> None:
     assert set(COMMANDS) == {name for name in every_parser if " " not in name}
     assert {"playbook show", "playbook merge", "playbook try"} <= set(every_parser)
+    assert "fits on a card" in str(every_parser["plan"].description)
     for name, parser in every_parser.items():
         assert len((parser.description or "").split()) > 4, name
         for action in parser._actions:
