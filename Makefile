@@ -19,7 +19,7 @@ INSTALLED := $(VENV)/.resd-installed
 RESD := $(VENV)/bin/resd
 
 .DEFAULT_GOAL := help
-.PHONY: help env model quickstart quickstart-ci smollm2 study study-small test test-all lint format docs clean
+.PHONY: help env model quickstart quickstart-ci smollm2 study study-small notebooks test test-all lint format docs clean
 
 help:
 	@echo "make quickstart     RESD learns the micro-world in three minutes on a CPU: environment, training, results"
@@ -27,6 +27,7 @@ help:
 	@echo "make smollm2        two updates of a real model on Manufactoria, in eight minutes on a CPU"
 	@echo "make study-small    methods compared on the micro-world, in a quarter of an hour on two cores"
 	@echo "make study          that, and each choice of the method, in an hour and a half"
+	@echo "make notebooks      runs notebooks/ again, all but the one for a GPU, and keeps their outputs"
 	@echo "make test           the tests; test-all has the slow ones too"
 	@echo "make lint           ruff and mypy; format rewrites"
 	@echo "make docs           the documentation, into site/, checked for broken links"
@@ -79,8 +80,11 @@ study: study-small
 	$(RESD) compare configs/study/tape_machines_choices.yaml --out benchmarks/results/study_choices $(ARGS)
 	$(RESD) compare configs/study/tape_machines_evidence.yaml --out benchmarks/results/study_evidence $(ARGS)
 
+notebooks: $(INSTALLED)
+	$(VENV)/bin/python scripts/run_notebooks.py notebooks/0[1-4]*.ipynb
+
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -m "not slow and not gpu" $(ARGS)
+	$(VENV)/bin/python -m pytest -m "not slow and not gpu and not notebooks" $(ARGS)
 
 test-all: $(INSTALLED)
 	$(VENV)/bin/python -m pytest $(ARGS)

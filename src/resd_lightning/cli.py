@@ -7,17 +7,19 @@ import os
 import sys
 import traceback
 import warnings
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
 
 from jinja2 import TemplateError
-from jsonargparse import Namespace, auto_cli, set_parsing_settings
+from jsonargparse import Namespace, auto_cli, auto_parser, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerStatus
 from rich.console import Console
 
 from resd_lightning import callbacks as lines
@@ -30,11 +32,14 @@ from resd_lightning.checkpoint import (
 )
 from resd_lightning.compare.command import compare_study
 from resd_lightning.compare.plan import Composition
+from resd_lightning.completion import Shell, command_of, script
 from resd_lightning.config import BudgetConfig, ConfigError, SamplingConfig
 from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.export import export
 from resd_lightning.forgetting import forgetting
 from resd_lightning.module import ResdModule
+from resd_lightning.overview import COMMANDS as DOES
+from resd_lightning.overview import answer
 from resd_lightning.plan.command import CARDS, Composed, choose_card, plan_run
 from resd_lightning.plan.prompts import measure_prompts
 from resd_lightning.playbook_command.attempt import TryPlaybook, attempt_table
@@ -43,6 +48,7 @@ from resd_lightning.playbook_command.source import find_playbook
 from resd_lightning.report.command import report
 from resd_lightning.run_folder import RunFolder
 from resd_lightning.show import show
+from resd_lightning.terminal import INTERRUPTED, Interrupted, ResdParser, below, log_to_standard_error
 from resd_lightning.tool_parser import ToolParser
 from resd_lightning.training import GRADIENT_CLIP_VAL, check_arguments, derived_arguments
 
@@ -59,6 +65,18 @@ SAMPLING_KEYS = (
     "model.context.curate",
 )
 """Where a `SamplingConfig` stands."""
+
+
+DESCRIPTIONS = {
+    "fit": (
+        "Train: sample responses, reflect on them, keep a playbook, and pull the student toward its better informed "
+        "self. Files given by --config are laid over each other, later ones winning, and options win over files. All "
+        "that a run leaves is in its run folder."
+    ),
+    "validate": "Measure a student on the validation prompts: --config RUN/config.yaml --ckpt_path last.",
+    "test": "Measure a student on the test prompts: --config RUN/config.yaml --ckpt_path last.",
+    "predict": "Write a student's responses to RUN/predictions.jsonl: --config RUN/config.yaml --ckpt_path last.",
+}
 
 
 class ResdCLI(LightningCLI):
@@ -82,7 +100,12 @@ class ResdCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults={"gradient_clip_val": GRADIENT_CLIP_VAL, "inference_mode": False},
             auto_configure_optimizers=False,
-            parser_kwargs={"prog": "resd"},
+            parser_class=ResdParser,
+            parser_kwargs={
+                "prog": "resd",
+                "allow_abbrev": False,
+                **{name: {"description": DESCRIPTIONS[name]} for name in self.subcommands()},
+            },
             args=args,
             run=run,
         )
@@ -94,6 +117,12 @@ class ResdCLI(LightningCLI):
         parser.add_argument("--overwrite", type=bool, default=False, help="Delete the run that --run_dir holds.")
         parser.add_class_arguments(BudgetConfig, "budget")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_one_seed)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse without Lightning's warning that `args` are given: a notebook's program has arguments of its own."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+            super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would load the checkpoint's hyperparameters over the user's options."""
@@ -142,6 +171,28 @@ class ResdCLI(LightningCLI):
         self.datamodule.setup(stage)
         self.model.setup(stage)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; what Ctrl-C ends says so.
+
+        Raises:
+            Interrupted: Lightning has shut the run down and would exit.
+        """
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_word_on_interrupts)
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit as stopped:
+            if self.trainer.state.status != TrainerStatus.INTERRUPTED:
+                raise
+            raise Interrupted(self._how_it_stopped(subcommand)) from stopped
+
+    def _how_it_stopped(self, subcommand: str) -> str:
+        last = self.folder.last_checkpoint
+        if subcommand != "fit" or not last.exists():
+            return "stopped"
+        done = read_checkpoint(last).updates
+        where = f"after update {done}" if done else "in its first update"
+        return f"the run stopped {where}; `resd fit --config {self.folder.config} --ckpt_path last` goes on with it"
+
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Build the trainer with what follows from the data, and with the observers of the subcommand."""
         is_fit = self.subcommand in (None, "fit")
@@ -149,14 +200,15 @@ class ResdCLI(LightningCLI):
         # A callback of the user's list finds the run's folder as the trainer's root.
         root = {"default_root_dir": str(self.folder.path)}
         arguments: dict[str, object] = {"enable_checkpointing": is_fit, **root, **kwargs}
-        observers: list[Callback] = [lines.RecordMetrics(self.folder)]
+        numbers = lines.RecordMetrics(self.folder)
+        observers: list[Callback] = [numbers]
         if is_fit:
             arguments |= derived_arguments(self._count_updates(), self.datamodule.inner_updates)
             observers = [
                 lines.WatchLoss(),
                 lines.WatchPlaybook(),
                 lines.CountSuccesses(self.folder),
-                lines.RecordMetrics(self.folder),
+                numbers,
                 lines.StopAtBudget(self.folder, self._get(self.config_init, "budget")),
                 lines.WriteTranscripts(self.folder),
                 lines.WriteDiagnostics(self.folder),
@@ -174,8 +226,10 @@ class ResdCLI(LightningCLI):
             if self.subcommand == "predict":
                 observers = [lines.WritePredictions(self.folder)]
         configured = self._get(self.config_init, "trainer")
-        if configured["enable_progress_bar"] is not False and not _has_progress_bar(configured["callbacks"]):
-            observers.append(TQDMProgressBar())  # the phases' bars are tqdm's, which nest; Rich allows one display
+        has_own_bar = _has_progress_bar(configured["callbacks"])  # theirs then shows the run, in its own way
+        if configured["enable_progress_bar"] is not False and not has_own_bar:
+            observers.append(lines.ShowProgress(None if self.subcommand == "predict" else numbers))
+            arguments["enable_progress_bar"] = False  # Lightning would add bars of its own
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": observers}
         return super().instantiate_trainer(**arguments)
 
@@ -227,6 +281,11 @@ def default_run_dir(options: dict[str, object]) -> Path:
     task = data["task"]["class_path"].rpartition(".")[2].removesuffix("Task").lower()
     base = Path(model["policy"]["base"]).name.lower()
     return Path("runs") / f"{model['method']}-{task}-{base}-{options['seed_everything']}"
+
+
+def _is_no_word_on_interrupts(record: logging.LogRecord) -> bool:
+    """Whether a log line of Lightning's is to be seen: that Ctrl-C was pressed, `resd` says itself, in one line."""
+    return "KeyboardInterrupt" not in record.getMessage()
 
 
 def _has_progress_bar(callbacks: list[Callback] | Callback | None) -> bool:
@@ -283,6 +342,10 @@ class _PlanningCLI(_ComposingCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the card."""
         super().add_arguments_to_parser(parser)
+        parser.description = (
+            "Tell whether a run fits on a card, what holds memory in each phase, the largest values that fit, and what "
+            "would help. Options are those of `resd fit`; no weight is downloaded and no GPU is needed."
+        )
         parser.usage = "resd plan [--config FILE ...] [--KEY VALUE ...] (--card NAME | --card_gib GIB)"
         parser.add_argument("--card_gib", type=float | None, default=None, help="The card's memory, in GiB.")
         parser.add_argument("--card", type=str | None, default=None, help=f"A card by name: {', '.join(CARDS)}.")
@@ -331,9 +394,7 @@ def _build(kind: Callable[[list[str]], C], arguments: Sequence[str]) -> C:
     """Return a command line that has built what `arguments` ask for, without a word on seeds and devices."""
     logging.disable(logging.INFO)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-            return kind(["fit", *arguments])
+        return kind(["fit", *arguments])
     finally:
         logging.disable(logging.NOTSET)
 
@@ -407,10 +468,8 @@ def try_playbook(arguments: Sequence[str]) -> int:
         raise ConfigError("resd playbook try needs a run or a file, and then the options of `resd validate`")
     source, *options = arguments
     attempt = TryPlaybook(find_playbook(source))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-        cli_class = type("_TryingCLI", (_ValidatingCLI,), {"watched_by": (attempt,)})
-        cli = cli_class(["validate", *options])
+    cli_class = type("_TryingCLI", (_ValidatingCLI,), {"watched_by": (attempt,)})
+    cli = cli_class(["validate", *options])
     module = cast("ResdModule", cli.model)
     is_base = cli.config_init["validate"]["ckpt_path"] is None
     who = "the base" if is_base else f"the student of update {module.updates_done}"
@@ -418,10 +477,63 @@ def try_playbook(arguments: Sequence[str]) -> int:
     return 0
 
 
+class _ParserMade(Exception):
+    """Carries a parser out of a command line that is not to go on."""
+
+    def __init__(self, parser: ArgumentParser) -> None:
+        super().__init__()
+        self.parser = parser
+
+
+def _parser_of(kind: type[ResdCLI]) -> ArgumentParser:
+    """Return the parser that a command line would parse by, and don't go on."""
+
+    def stop(self: ResdCLI, parser: LightningArgumentParser, args: ArgsType) -> None:
+        raise _ParserMade(parser)
+
+    try:
+        type("_ParserOf", (kind,), {"parse_arguments": stop})([])
+    except _ParserMade as made:
+        return made.parser
+    raise RuntimeError(f"{kind.__name__} parsed nothing")
+
+
+def parsers() -> dict[str, ArgumentParser]:
+    """Return the parser of every command by name, those of subcommands as "playbook show"."""
+    found = dict(below(_parser_of(ResdCLI)))
+    found["playbook try"] = found["validate"]
+    found["plan"] = dict(below(_parser_of(_PlanningCLI)))["fit"]
+    for name, tool in TOOLS.items():
+        components = tool if callable(tool) else {name: tool}
+        parser = auto_parser(
+            components, prog=f"resd {name}", as_positional=True, parser_class=ToolParser, allow_abbrev=False
+        )
+        if callable(tool):
+            found[name] = parser
+        else:
+            found[name] = dict(below(parser))[name]
+            found |= {f"{name} {sub}": parser for sub, parser in below(found[name])}
+    return found
+
+
+def completion(shell: Shell) -> None:
+    """Write a script that makes a shell complete commands, options and their words.
+
+    In bash, `eval "$(resd completion bash)"` in ~/.bashrc does it, or faster, `resd completion bash > FILE` once and
+    `source FILE` there.
+
+    Args:
+        shell: The shell.
+    """
+    commands = {name: command_of(parser) for name, parser in parsers().items()}
+    sys.stdout.write(script(shell, commands, list(DOES)))
+
+
 Tool = Callable[..., object] | dict[str, "str | Callable[..., object]"]
 
 TOOLS: dict[str, Tool] = {
     "compare": compare,
+    "completion": completion,
     "export": export,
     "forgetting": forgetting,
     "playbook": COMMANDS,
@@ -434,31 +546,40 @@ TOOLS: dict[str, Tool] = {
 def _run_tool(name: str, arguments: list[str]) -> object:
     tool = TOOLS[name]
     if callable(tool):
-        return auto_cli(tool, args=arguments, prog=f"resd {name}", as_positional=True, parser_class=ToolParser)
+        return auto_cli(
+            tool, args=arguments, prog=f"resd {name}", as_positional=True, parser_class=ToolParser, allow_abbrev=False
+        )
     return auto_cli(
         {name: tool},  # type: ignore[dict-item]  # its type has no place for _help
         args=[name, *arguments],
         prog="resd",
         as_positional=True,
         parser_class=ToolParser,
+        allow_abbrev=False,
     )
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run `resd` and return its exit status; what the user can mend is said in one line, without a traceback."""
     arguments = list(sys.argv[1:] if args is None else args)
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    log_to_standard_error()
     try:
+        status = answer(arguments)
+        if status is not None:
+            return status
         if arguments and arguments[0] == "plan":
             return plan(arguments[1:])
         if arguments[:2] == ["playbook", "try"]:
             return try_playbook(arguments[2:])
         if arguments and arguments[0] in TOOLS:
-            status = _run_tool(arguments[0], arguments[1:])
-            return status if isinstance(status, int) else 0
+            result = _run_tool(arguments[0], arguments[1:])
+            return result if isinstance(result, int) else 0
         sys.argv[1:] = arguments  # the program itself stays: Lightning starts further processes by it
         ResdCLI()
     except ConfigError as error:
         sys.stderr.write(f"resd: error: {error}\n")
         return 2
+    except (Interrupted, KeyboardInterrupt) as stop:
+        sys.stderr.write(f"resd: {stop or 'stopped'}\n")
+        return INTERRUPTED
     return 0

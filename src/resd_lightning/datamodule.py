@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, cast
 import torch
 from jinja2 import TemplateError
 from lightning.pytorch import LightningDataModule, Trainer
-from tqdm.auto import tqdm
 
 from resd_lightning.algorithm import Phase, algorithm_callbacks, check_algorithm, later_phases
 from resd_lightning.config import Author, ConfigError, SamplingConfig, require
 from resd_lightning.costs import PROMPTS_DRAWN, Costs
 from resd_lightning.measure import measure_context, measure_rollouts
 from resd_lightning.objectives.objective import Cut
+from resd_lightning.progress import Display, NoDisplay
 from resd_lightning.records import (
     Completion,
     Example,
@@ -123,6 +123,8 @@ class RolloutDataModule(LightningDataModule):
         self.costs = Costs()
         self.record: UpdateRecord | None = None
         """What the current update made; observers read it when the epoch ends."""
+        self.display: Display = NoDisplay()
+        """Shows how far generation has come; `ShowProgress` lends its own."""
         self._verifier = Verifier(task, workers=verify_workers, timeout_s=verify_timeout_s)
         self._attached: object = None
 
@@ -367,22 +369,20 @@ class RolloutDataModule(LightningDataModule):
             self._attached = self.module.loaded_policy
             self.engine.attach(self.module.loaded_policy, self.seed)
         purpose = requests[0].purpose
-        is_shown = self._trainer.is_global_zero and self._trainer.progress_bar_callback is not None
-        with (
-            self.costs.timed(str(purpose)),
-            tqdm(total=len(requests), desc=str(purpose), leave=False, disable=None if is_shown else True) as bar,
-        ):
-            completions = spread(
-                lambda share: self.engine.generate(
+
+        def answer(share: Sequence[GenerationRequest]) -> list[Completion]:
+            with self.display.phase(str(purpose), len(share)) as advance:
+                return self.engine.generate(
                     share,
                     sampling,
                     author=author,
                     max_prompt_tokens=max_prompt_tokens,
                     schema=schema,
-                    on_progress=bar.update,
-                ),
-                requests,
-            )
+                    on_progress=advance,
+                )
+
+        with self.costs.timed(str(purpose)):
+            completions = spread(answer, requests)
         self.costs.count(purpose, completions)
         return completions
 

@@ -22,6 +22,8 @@ SUCCESS_REWARD = 1.0
 
 Split = Literal["train", "val", "test"]
 TagKind = Literal["helpful", "harmful", "neutral"]
+Span = tuple[str, int, int]
+"""A section's name, and where it begins and ends in a text."""
 
 
 class Message(TypedDict):
@@ -228,12 +230,14 @@ class TeacherPrompt:
         token_ids: Its tokens, up to where the response begins.
         sections: Sections it holds, of playbook, reflection, trial, feedback and solution; empty if it is plain.
         is_skipped: The enriched prompt did not fit its limit.
+        spans: Where each section stands in the last message, for people to look at; see `context.marks`.
     """
 
     messages: tuple[Message, ...]
     token_ids: tuple[int, ...]
     sections: frozenset[str]
     is_skipped: bool = False
+    spans: tuple[Span, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def is_enriched(self) -> bool:

@@ -477,7 +477,7 @@ def test_tools_refuse_a_folder_without_a_run(tmp_path: Path, refusal: Refusals) 
 
 
 def test_a_command_that_does_not_exist_is_refused(refusal: Refusals) -> None:
-    assert "invalid choice: 'train'" in refusal(["train"])
+    assert "there is no command train" in refusal(["train"])
 
 
 def test_what_a_run_cannot_do_without_is_asked_for(tiny_base: Path, refusal: Refusals) -> None:

@@ -180,8 +180,13 @@ def test_a_killed_quickstart_resumes_to_the_bit(tmp_path: Path) -> None:
     assert jsonl(whole / "metrics.jsonl")[-1]["updates_done"] == 6
     kinds = {line["kind"] for line in jsonl(whole / "diagnostics.jsonl")}
     assert kinds == {"successes", "in_context", "probe", "token_losses"}
-    events = EventAccumulator(str(whole / "tensorboard"), size_guidance={"images": 0})
+    events = EventAccumulator(str(whole / "tensorboard"), size_guidance={"images": 0, "tensors": 0})
     events.Reload()
+    texts = {tag: [text.step for text in events.Tensors(tag)] for tag in events.Tags()["tensors"]}
+    assert texts["teacher_prompt/text_summary"] == texts["playbook/text_summary"] == [2, 4, 6]
+    assert set(texts["playbook/changes/text_summary"]) <= set(range(1, 7))
+    for line in jsonl(whole / "transcripts.jsonl"):
+        assert {name for name, _, _ in line["teacher_spans"]} == set(line["teacher_sections"])
     steps = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
     assert steps["successes_per_prompt"] == [0, 2, 4, 6]
     assert steps["token_losses/failure"] == [1, 3, 5]

@@ -12,6 +12,7 @@ from resd_lightning.callbacks.record_metrics import RecordMetrics
 from resd_lightning.callbacks.reflect import ReflectOnFailures
 from resd_lightning.callbacks.reflect_wrongly import ReflectWrongly
 from resd_lightning.callbacks.sample_teacher import SampleTeacher
+from resd_lightning.callbacks.show_progress import ShowProgress
 from resd_lightning.callbacks.stop_at_budget import StopAtBudget
 from resd_lightning.callbacks.switch_objective import SwitchObjective
 from resd_lightning.callbacks.sync_teacher import SyncTeacher
@@ -38,6 +39,7 @@ __all__ = [
     "ReflectOnFailures",
     "ReflectWrongly",
     "SampleTeacher",
+    "ShowProgress",
     "StopAtBudget",
     "SwitchObjective",
     "SyncTeacher",

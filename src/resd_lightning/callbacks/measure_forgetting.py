@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-from jaxtyping import UInt8
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -19,9 +17,6 @@ from resd_lightning.stream import PromptStream
 
 if TYPE_CHECKING:
     from resd_lightning.module import ResdModule
-
-MAX_TICKS = 12
-"""Most updates named along the picture's lower edge; more would run into each other."""
 
 Shares = Sequence[float | None]
 
@@ -131,10 +126,12 @@ class MeasureForgetting(Callback):
             folder = _folder(trainer)
             folder.path.mkdir(parents=True, exist_ok=True)
             append_lines(folder.forgetting, [asdict(scoring)])
+            # Imported here: matplotlib takes half a second, which only observers that draw cost.
+            from resd_lightning.diagnostics.pictures import forgetting_picture
+
             for sink in trainer.loggers:
                 if isinstance(sink, TensorBoardLogger):
-                    image = picture(self.columns)
-                    sink.experiment.add_image("forgetting/solved", image, updates_done, dataformats="HWC")
+                    sink.experiment.add_figure("forgetting/solved", forgetting_picture(self.columns), updates_done)
 
 
 def panel_of_past(stream: PromptStream, update: int, max_examples: int) -> list[list[Example]]:
@@ -150,29 +147,6 @@ def panel_of_past(stream: PromptStream, update: int, max_examples: int) -> list[
         if place // stream.batch_size < len(panel):
             panel[place // stream.batch_size].append(stream.examples[place])
     return panel
-
-
-def picture(columns: Sequence[tuple[int, Shares]]) -> UInt8[np.ndarray, "height width 3"]:
-    """Return the matrix as an image: a row per prompt batch, a column per scoring, the share solved as colour."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second that only this observer costs
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    num_batches = max(len(shares) for _, shares in columns)
-    matrix = np.full((num_batches, len(columns)), np.nan)
-    for column, (_, shares) in enumerate(columns):
-        matrix[: len(shares), column] = np.array(shares, dtype=float)  # None becomes nan, which stays blank
-    figure = Figure(layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(matrix, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    named = range(0, len(columns), -(-len(columns) // MAX_TICKS))
-    axes.set_xticks(named, [str(columns[column][0]) for column in named])
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="policy updates done", ylabel="prompt batch, in the order seen")
-    figure.colorbar(image, label="share solved")
-    canvas = FigureCanvasAgg(figure)  # not pyplot, which keeps its figures and may ask for a display
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def _folder(trainer: Trainer) -> RunFolder:

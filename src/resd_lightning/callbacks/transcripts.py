@@ -70,6 +70,7 @@ def transcript_lines(record: UpdateRecord, module: ResdModule) -> list[Line]:
                 "operations": [op for op in record.operations if _is_told_by(index, op, record, module)],
                 "teacher_sections": sorted(prompt.sections),
                 "teacher_prompt": prompt.messages if prompt.is_enriched else None,
+                "teacher_spans": prompt.spans,
                 "teacher_skipped": prompt.is_skipped,
                 **counts[index],
             }

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from resd_lightning.config import TeacherPromptConfig
 from resd_lightning.context.budget import fit
+from resd_lightning.context.marks import section_spans
 from resd_lightning.context.playbook import PlaybookEntry
 from resd_lightning.context.prompts import PromptTemplates, Sections
 from resd_lightning.records import Message, Rollout, TeacherPrompt
@@ -92,4 +93,6 @@ def build_teacher_prompt(
     fitted = fit(sections, lambda candidate: len(tokens(candidate)), max_tokens)
     if fitted is None or not fitted.names() & INFORMATIVE:
         return replace(plain, is_skipped=True)
-    return TeacherPrompt(templates.messages("teacher", chat, fitted), tokens(fitted), fitted.names())
+    messages = templates.messages("teacher", chat, fitted)
+    spans = section_spans(lambda marked: templates.render("teacher", marked), fitted, messages[-1]["content"])
+    return TeacherPrompt(messages, tokens(fitted), fitted.names(), spans=spans)

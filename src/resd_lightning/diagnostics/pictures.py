@@ -1,15 +1,17 @@
-"""Pictures of lines of diagnostics.jsonl: tokens shaded by their loss (as RESD Fig. 5), successes (as RESD Fig. 4)."""
+"""Pictures: tokens shaded by their loss (as RESD Fig. 5), successes (as RESD Fig. 4), and what is forgotten."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from resd_lightning.run_folder import Line
 
@@ -19,6 +21,8 @@ MAX_LINES = 40
 """Lines of a token picture; what a long response has beyond is left out, and said to be."""
 CHARACTER_INCHES, LINE_INCHES = 0.092, 0.24
 MIN_COLUMNS = 60
+MAX_TICKS = 12
+"""Most updates named along the lower edge of what is forgotten; more would run into each other."""
 
 
 def token_losses_picture(seen: Line, title: str) -> Figure:
@@ -99,4 +103,25 @@ def successes_picture(lines: Sequence[Line]) -> Figure:
     axes.set_xticks(range(0, len(kept), every), [str(line["updates_done"]) for line in kept[::every]])
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside right center", title="solved", frameon=False)
+    return figure
+
+
+def forgetting_picture(columns: Sequence[tuple[int, Sequence[float | None]]]) -> Figure:
+    """Return the matrix of what past prompts come to: a row per prompt batch, a column per scoring.
+
+    Args:
+        columns: For each scoring the updates done, and the share solved of each prompt batch seen; None stays blank.
+    """
+    num_batches = max(len(shares) for _, shares in columns)
+    matrix = np.full((num_batches, len(columns)), np.nan)
+    for column, (_, shares) in enumerate(columns):
+        matrix[: len(shares), column] = np.array(shares, dtype=float)  # None becomes nan
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(matrix, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    named = range(0, len(columns), -(-len(columns) // MAX_TICKS))
+    axes.set_xticks(named, [str(columns[column][0]) for column in named])
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="policy updates done", ylabel="prompt batch, in the order seen")
+    figure.colorbar(image, label="share solved")
     return figure

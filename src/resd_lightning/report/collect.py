@@ -56,11 +56,33 @@ class Page:
         runs: In the order they were named.
         differing: Configuration keys in which runs differ, with each run's value as text; None where it has none.
         rollouts: By run, then by update: its rollouts in order. The page reads an update's when they are looked at.
+        texts: By run: the texts of its teachers' prompts, each once; all prompts of an update share a playbook.
     """
 
     runs: list[Run]
     differing: list[tuple[str, list[str | None]]]
     rollouts: list[dict[int, list[Line]]]
+    texts: list[list[str]]
+
+
+class Texts:
+    """Texts by number, each once.
+
+    Args:
+        max_chars: Longest text kept whole.
+    """
+
+    def __init__(self, max_chars: int) -> None:
+        self._max_chars = max_chars
+        self._numbers: dict[str, int] = {}
+
+    def number(self, text: str) -> int:
+        """Return a text's number, a new one where it wasn't met before."""
+        return self._numbers.setdefault(shorten(text, self._max_chars), len(self._numbers))
+
+    def all(self) -> list[str]:
+        """Return the texts in the order of their numbers."""
+        return list(self._numbers)
 
 
 def collect(folders: Sequence[Path], max_chars: int) -> Page:
@@ -73,22 +95,24 @@ def collect(folders: Sequence[Path], max_chars: int) -> Page:
     Raises:
         ConfigError: A folder holds no run, or a file in it is broken.
     """
-    runs, rollouts, configs = [], [], []
+    runs, rollouts, configs, texts = [], [], [], []
     for path in folders:
         folder = RunFolder(path)
         if not folder.metrics.is_file() and not folder.transcripts.is_file():
             raise ConfigError(f"run_dir {path} holds no run: neither {folder.metrics.name} nor a transcript in it")
         try:
-            run, by_update = _collect_run(folder, max_chars)
+            of_run = Texts(max_chars)
+            run, by_update = _collect_run(folder, max_chars, of_run)
             configs.append(_config(folder))
         except (json.JSONDecodeError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise ConfigError(f"run_dir {path}: a file of it is broken ({type(error).__name__}: {error})") from error
         runs.append(run)
         rollouts.append(by_update)
-    return Page(runs, differing_keys(configs), rollouts)
+        texts.append(of_run.all())
+    return Page(runs, differing_keys(configs), rollouts, texts)
 
 
-def _collect_run(folder: RunFolder, max_chars: int) -> tuple[Run, dict[int, list[Line]]]:
+def _collect_run(folder: RunFolder, max_chars: int, texts: Texts) -> tuple[Run, dict[int, list[Line]]]:
     files = (folder.summary, folder.metrics, folder.transcripts, folder.diagnostics, folder.playbook, folder.config)
     summary: dict[str, object] = json.loads(folder.summary.read_text("utf-8")) if folder.summary.is_file() else {}
     by_update: dict[int, list[Line]] = defaultdict(list)
@@ -103,7 +127,8 @@ def _collect_run(folder: RunFolder, max_chars: int) -> tuple[Run, dict[int, list
             question = "\n\n".join(message["content"] for message in messages)
             prompts[example] = {"id": example, "question": shorten(question, max_chars), "visits": []}
         prompts[example]["visits"].append((update, len(own), sample, cast("float", line["reward"])))
-        own.append(slim_rollout(line, token_losses.get((update, example, sample)), max_chars))
+        losses = token_losses.get((update, example, sample))
+        own.append({**slim_rollout(line, losses, max_chars), "teacher_prompt": prompt_parts(line, texts)})
     playbooks = read_playbooks(folder.playbook) if folder.playbook.is_file() else {}
     run: Run = {
         "name": str(folder.path),
@@ -121,7 +146,8 @@ def _collect_run(folder: RunFolder, max_chars: int) -> tuple[Run, dict[int, list
 def slim_rollout(line: Line, token_losses: Line | None, max_chars: int) -> dict[str, object]:
     """Return what the page shows of a transcript's line.
 
-    Prompts are left out: a large playbook stands in each of them, and transcripts.jsonl has them.
+    Prompts are left out: a large playbook stands in each of them. The teacher's comes as `prompt_parts`, those of
+    reflectors and curators are in transcripts.jsonl.
     """
     answers = cast("list[dict[str, object]]", line["answers"])
     return {
@@ -141,6 +167,28 @@ def slim_rollout(line: Line, token_losses: Line | None, max_chars: int) -> dict[
         "tokens": None if token_losses is None else cast("list[str]", token_losses["tokens"])[:MAX_TOKENS],
         "losses": None if token_losses is None else cast("list[float]", token_losses["losses"])[:MAX_TOKENS],
     }
+
+
+Part = tuple[str, int | str]
+"""A part of a prompt: its section, empty for what the template says; and its text, by its number among `Texts`, or by
+the name of a text that the page has with the rollout anyway."""
+
+
+def prompt_parts(line: Line, texts: Texts) -> list[Part]:
+    """Return the last message of a rollout's teacher prompt, part by part; nothing where no spans are told."""
+    messages = cast("list[dict[str, str]] | None", line["teacher_prompt"])
+    spans = cast("list[tuple[str, int, int]]", line.get("teacher_spans") or [])
+    if messages is None or not spans:
+        return []
+    prompt, question = messages[-1]["content"], cast("list[dict[str, str]]", line["prompt"])[-1]["content"]
+    pieces: list[tuple[str, str]] = []
+    end = 0
+    for name, start, stop in [*spans, ("", len(prompt), len(prompt))]:
+        before, found, after = prompt[end:start].partition(question or prompt)
+        pieces += [("", before), ("question", found), ("", after), (name, prompt[start:stop])]
+        end = stop
+    known = {str(line["response"]): "response", str(line["feedback"]): "feedback", question: "question"}
+    return [(name, known[text] if text in known else texts.number(text)) for name, text in pieces if text.strip()]
 
 
 def shorten(text: str, max_chars: int) -> str:

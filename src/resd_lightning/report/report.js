@@ -71,6 +71,12 @@
 
   // Rollouts
 
+  function texts(run) {
+    const id = `texts-${run}`;
+    if (!parsed.has(id)) parsed.set(id, read(id));
+    return parsed.get(id);
+  }
+
   function rollout(run, update, place) {
     const id = `rollouts-${run}-${update}`;
     if (!parsed.has(id)) {
@@ -118,6 +124,21 @@
     return `${op.type} ${about}${op.problem ? `, not applied: ${op.problem}` : ""}\n`;
   }
 
+  // The teacher's prompt, section by section; what stands between them is the template's.
+  function teacherPrompt(run, one) {
+    const box = el("details", { ontoggle: () => {
+      if (box.open && box.childElementCount === 1) put(box, one.teacher_prompt.map(([section, of]) =>
+        el("div", { class: section ? "section" : "section soft" }, section ? el("div", { class: "label" }, section) : null,
+          el("pre", {}, textOf(run, one, of)))));
+    } }, el("summary", {}, "read it"));
+    return box;
+  }
+
+  function textOf(run, one, of) {
+    if (of === "question") return promptsById[run].get(one.example).question;
+    return typeof of === "string" ? one[of] : texts(run)[of];
+  }
+
   function card(run, update, place) {
     const one = rollout(run, update, place), later = nextVisit(run, one);
     const tests = one.tests_passed.length > 1
@@ -138,6 +159,7 @@
       el("div", { class: "label" }, "Teacher's prompt"),
       el("p", {}, one.teacher_sections.length ? one.teacher_sections.map(s => el("span", { class: "chip" }, s))
         : one.teacher_skipped ? "too long: this sample was skipped" : "plain: this sample was not distilled"),
+      one.teacher_prompt.length ? teacherPrompt(run, one) : null,
       later ? [el("div", { class: "label" }, `Next time, update ${later.update}: `, rewardText(later.reward),
         later.response === one.response ? ", the same response" : ", changed words marked"),
         later.response === one.response ? null : el("pre", {}, changed(one.response, later.response))] : null);

@@ -23,6 +23,7 @@ def page_text(page: Page) -> str:
     html = (_FOLDER / "page.html").read_text(encoding="utf-8")
     data = [data_element("runs", {"runs": page.runs, "differing": page.differing})]
     for number, by_update in enumerate(page.rollouts):
+        data.append(data_element(f"texts-{number}", page.texts[number]))
         data += [data_element(f"rollouts-{number}-{update}", lines) for update, lines in by_update.items()]
     pieces = {
         name: "\n".join((_FOLDER / file).read_text(encoding="utf-8") for file in files)

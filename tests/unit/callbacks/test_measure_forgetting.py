@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from resd_lightning.callbacks import MeasureForgetting
-from resd_lightning.callbacks.measure_forgetting import compare, panel_of_past, picture
+from resd_lightning.callbacks.measure_forgetting import compare, panel_of_past
 from resd_lightning.config import ConfigError
 from resd_lightning.records import Example, Message
 from resd_lightning.stream import PromptStream
@@ -51,23 +50,6 @@ def test_the_examples_scored_are_spread_over_the_run_and_stay_the_same() -> None
     assert panel(5, 2) == [["x0"], ["x6"], []]
     for update in range(6):  # two updates a batch
         assert panel(update, 5) == panel(5, 5)[: update // 2 + 1]
-
-
-def test_the_picture_has_a_colour_for_every_share_and_none_where_nothing_was_scored() -> None:
-    def colours(*columns: list[float | None]) -> set[tuple[int, ...]]:
-        image = picture([(2 * i, shares) for i, shares in enumerate(columns)])
-        assert image.dtype == np.uint8
-        matrix = image[:, : image.shape[1] * 3 // 4].reshape(-1, 3)  # without the scale beside it
-        found, counts = np.unique(matrix, axis=0, return_counts=True)
-        areas = found[counts > len(matrix) / 100]  # not the blends along edges and letters
-        return {tuple(pixel) for pixel in areas.tolist()} - {(255, 255, 255)}
-
-    low, high = colours([0.0], [0.0]), colours([1.0], [1.0])
-    assert len(low) == len(high) == 1
-    assert low != high
-    assert colours([0.0], [0.0, 1.0]) == low | high
-    assert colours([0.0], [0.0, None]) == low
-    assert len(colours(*[[0.5]] * 40)) == 1
 
 
 @pytest.mark.parametrize("argument", ["every_updates", "max_examples"])

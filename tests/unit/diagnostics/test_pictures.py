@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
-from resd_lightning.diagnostics.pictures import COLUMNS, MAX_LINES, lay_out, successes_picture, token_losses_picture
+from resd_lightning.diagnostics.pictures import (
+    COLUMNS,
+    MAX_LINES,
+    forgetting_picture,
+    lay_out,
+    successes_picture,
+    token_losses_picture,
+)
 
 
 def test_tokens_are_laid_out_in_lines_that_are_broken_where_full_and_behind_line_breaks() -> None:
@@ -53,3 +61,21 @@ def test_bars_are_shares_of_prompts_and_stack_to_one() -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == ["4", "8"]
     assert [text.get_text() for text in picture.legends[0].get_texts()] == ["2/2", "1/2", "0/2"]
     FigureCanvasAgg(picture).draw()
+
+
+def test_the_picture_has_a_colour_for_every_share_and_none_where_nothing_was_scored() -> None:
+    def colours(*columns: list[float | None]) -> set[tuple[int, ...]]:
+        canvas = FigureCanvasAgg(forgetting_picture([(2 * i, shares) for i, shares in enumerate(columns)]))
+        canvas.draw()
+        image = np.asarray(canvas.buffer_rgba())[..., :3]
+        matrix = image[:, : image.shape[1] * 3 // 4].reshape(-1, 3)  # without the scale beside it
+        found, counts = np.unique(matrix, axis=0, return_counts=True)
+        areas = found[counts > len(matrix) / 100]  # not the blends along edges and letters
+        return {tuple(pixel) for pixel in areas.tolist()} - {(255, 255, 255)}
+
+    low, high = colours([0.0], [0.0]), colours([1.0], [1.0])
+    assert len(low) == len(high) == 1
+    assert low != high
+    assert colours([0.0], [0.0, 1.0]) == low | high
+    assert colours([0.0], [0.0, None]) == low
+    assert len(colours(*[[0.5]] * 40)) == 1

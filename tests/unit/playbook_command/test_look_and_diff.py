@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from resd_lightning.config import ConfigError
+from resd_lightning.context.difference import differences
 from resd_lightning.context.playbook import Playbook, PlaybookEntry
 from resd_lightning.playbook_command.attempt import paired_effect
 from resd_lightning.playbook_command.convert import export_playbook
-from resd_lightning.playbook_command.diff import diff, differences
+from resd_lightning.playbook_command.diff import diff
 from resd_lightning.playbook_command.look import grep, playbook_stats, show, stats
 from resd_lightning.playbook_command.source import find_playbook, find_playbooks
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from handmade_run import HOSTILE, LEFT, ROLLOUTS, rollout, write_run
 
 import resd_lightning.report
 from resd_lightning.config import ConfigError
-from resd_lightning.report.collect import collect, differing_keys, shorten
+from resd_lightning.report.collect import Texts, collect, differing_keys, prompt_parts, shorten
 from resd_lightning.report.command import report
 from resd_lightning.report.life import lives
 from resd_lightning.run_folder import append_lines, replace_text
@@ -58,7 +59,7 @@ def test_what_a_model_wrote_neither_ends_its_element_nor_begins_another(tmp_path
     elements = page(tmp_path, write_run(tmp_path / "run"))
     assert elements.data["rollouts-0-0"][0]["response"] == HOSTILE
     assert elements.data["runs"]["runs"][0]["entries"][0]["text"] == HOSTILE
-    assert elements.tags.count("script") == 4  # runs, two updates, the program
+    assert elements.tags.count("script") == 5  # runs, texts of prompts, two updates, the program
     assert "b" not in elements.tags
     (program,) = elements.programs
     assert program.count("broken") == 0
@@ -93,6 +94,27 @@ def test_a_rollout_has_its_token_losses_and_no_prompts(tmp_path: Path) -> None:
     assert "a long prompt" not in json.dumps(elements.data)
     visits = {prompt["id"]: prompt["visits"] for prompt in elements.data["runs"]["runs"][0]["prompts"]}
     assert visits == {"a": [[0, 0, 0, 0.0], [1, 0, 0, 1.0]], "b": [[0, 1, 0, 0.0], [1, 1, 0, 0.0]]}
+
+
+def test_a_teachers_prompt_stands_there_part_by_part_and_each_of_its_texts_once(tmp_path: Path) -> None:
+    book, head, tail = "- one\n- two", "What others learned\n", "\nAnswer."
+    texts = (head, book, "\nquestion of a", "\n\nSaid: ", "wrong", tail)
+    content = "".join(texts)
+    spans = [("playbook", len(head), len(head + book)), ("feedback", content.index("wrong"), content.index(tail))]
+    made = Texts(6000)
+    lines = [
+        rollout(u, "a", teacher_prompt=[{"role": "user", "content": content}], teacher_spans=spans) for u in (0, 1)
+    ]
+    first, second = (prompt_parts(line, made) for line in lines)
+    assert first == second
+    assert [name for name, _ in first] == ["", "playbook", "question", "", "feedback", ""]
+    assert [of for _, of in first if isinstance(of, str)] == ["question", "feedback"]  # the page has them anyway
+    own = {"question": "question of a", "feedback": "wrong"}
+    shown = "".join(own[of] if isinstance(of, str) else made.all()[of] for _, of in first)
+    assert shown == content.replace("\nquestion", "question")  # a line break alone is no part
+    assert sum(book in text for text in made.all()) == 1
+    older = rollout(0, "a", teacher_prompt=[{"role": "user", "content": content}])
+    assert prompt_parts(older, made) == prompt_parts(rollout(0, "a", teacher_prompt=None), made) == []
 
 
 def test_curves_hold_every_scalar_and_no_number_is_null(tmp_path: Path) -> None:
@@ -200,10 +222,21 @@ def test_a_report_stands_in_the_first_run_unless_told_otherwise(tmp_path: Path) 
 
 def test_ten_thousand_rollouts_are_parsed_update_by_update_and_shown_page_by_page(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    lines = [rollout(2 + i // 100, f"p{i % 2500}", response="word " * 50) for i in range(10_000)]
+    lines = []
+    for i in range(10_000):
+        book = "".join(f"- [e{n:05d} | helped {i // 100}] a lesson of some words, as they are\n" for n in range(100))
+        content = f"{book}\nquestion of p{i % 2500}\n\nwrong\n\nKey insight: {i} is not it"
+        spans = [("playbook", 0, len(book)), ("feedback", content.index("wrong"), content.index("\n\nKey"))]
+        spans.append(("reflection", content.index("Key"), len(content)))
+        prompt = [{"role": "user", "content": content}]
+        example = f"p{i % 2500}"
+        line = rollout(2 + i // 100, example, response="word " * 50, teacher_prompt=prompt, teacher_spans=spans)
+        lines.append(line)
     replace_text(run / "transcripts.jsonl", "")
     append_lines(run / "transcripts.jsonl", lines)
+    started = time.perf_counter()
     made = collect([run], 6000)
+    assert time.perf_counter() - started < 30
     assert [len(made.rollouts[0][update]) for update in (2, 101)] == [100, 100]
     assert "word word" not in json.dumps(made.runs)  # what is read at once names rollouts and holds none
     elements = page(tmp_path, run)
