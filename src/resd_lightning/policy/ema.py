@@ -6,7 +6,7 @@ round every step away and never move.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -70,6 +70,7 @@ class ExponentialMovingAverage:
                 self._teacher[name].copy_(tensor)
 
 
-def _total_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the L2 norm over all tensors; sharded ones are summed over ranks once, by their squares."""
-    return torch.stack([whole(norm) for norm in torch._foreach_norm(tensors)]).norm()
+def _total_norm(tensors: list[Tensor]) -> Tensor:
+    """Return the L2 norm over all tensors, sharded ones over all ranks."""
+    norms: tuple[Tensor, ...] = torch._foreach_norm(tensors)
+    return torch.linalg.vector_norm(torch.stack([whole(norm) for norm in norms]))
