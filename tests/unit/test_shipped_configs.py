@@ -28,6 +28,7 @@ OVER_THE_QUICKSTART = [
     for name in (
         "quickstart_ci.yaml",
         "diagnostics.yaml",
+        "continuous.yaml",
         "model/micro_nf4.yaml",
         "model/micro_full.yaml",
         *SHIPPED["method"],
@@ -80,6 +81,12 @@ def test_diagnostics_are_added_behind_the_lines_of_the_method(monkeypatch: pytes
     assert callbacks[1][:6] == callbacks[0]
     added = [callback["class_path"].rpartition(".")[2] for callback in callbacks[1][6:]]
     assert added == ["SampleTeacher", "ProbeTokens", "DrawPictures"]
+
+
+def test_continuous_batches_are_as_large_as_the_models_file_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = parse(monkeypatch, "model/qwen3_4b_qlora.yaml", "task/manufactoria.yaml", "continuous.yaml")["data"]["engine"]
+    assert str(engine["class_path"]).endswith(".ContinuousEngine")  # type: ignore[call-overload, index]
+    assert engine["init_args"]["batch_size"] == 8  # type: ignore[call-overload, index]
 
 
 def test_the_quickstart_is_the_composition_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:

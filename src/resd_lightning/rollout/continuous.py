@@ -23,7 +23,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 from transformers.generation.continuous_batching.requests import FutureRequestState, GenerationOutput
 
-from resd_lightning.config import ConfigError, SamplingConfig, require
+from resd_lightning.config import ConfigError, PolicyConfig, SamplingConfig, require
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import Completion
 from resd_lightning.rollout.guided import JsonGuide
@@ -68,6 +68,16 @@ class ContinuousEngine(HFEngine):
         self.page_tokens = page_tokens
         self.prefill_tokens = prefill_tokens
         self.cache_tokens = cache_tokens
+
+    def check(self, policy: PolicyConfig, *, is_mixed: bool) -> None:
+        """Refuse what pages can't be kept for; see `Engine.check`."""
+        is_flash = policy.attention.startswith("flash_attention")
+        is_known = is_flash or policy.attention in ("sdpa", "eager")
+        rule = "sdpa, eager or flash_attention_* for data.engine ContinuousEngine"
+        require(is_known, "model.policy.attention", rule, policy.attention)
+        # Autocast makes values bf16 and leaves keys in the weights' precision: one cache can't hold both.
+        rule = "bfloat16 for data.engine ContinuousEngine under a mixed precision of the trainer's"
+        require(not is_mixed or policy.dtype == "bfloat16", "model.policy.dtype", rule, policy.dtype)
 
     def _respond(
         self,
