@@ -84,9 +84,10 @@ def test_diagnostics_are_added_behind_the_lines_of_the_method(monkeypatch: pytes
 
 
 def test_continuous_batches_are_as_large_as_the_models_file_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = parse(monkeypatch, "model/qwen3_4b_qlora.yaml", "task/manufactoria.yaml", "continuous.yaml")["data"]["engine"]
-    assert str(engine["class_path"]).endswith(".ContinuousEngine")  # type: ignore[call-overload, index]
-    assert engine["init_args"]["batch_size"] == 8  # type: ignore[call-overload, index]
+    composed = ("model/qwen3_4b_qlora.yaml", "task/manufactoria.yaml", "continuous.yaml")
+    engine = cast("dict[str, object]", parse(monkeypatch, *composed)["data"]["engine"])
+    assert str(engine["class_path"]).endswith(".ContinuousEngine")
+    assert cast("dict[str, int]", engine["init_args"])["batch_size"] == 8
 
 
 def test_the_quickstart_is_the_composition_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,14 @@
 """Continuous batching in this process: where a response has ended the next prompt begins, on pages of one cache.
 
 transformers brings scheduler, paged cache and prefix sharing. This file brings what makes a sample the run's own: noise
-from the request's seed, the guide of its answer, its log-probs. It goes in where transformers lets a processor know
-which request a row of logits belongs to, a `ContinuousBatchingLogitsProcessor`; that class isn't in transformers' public
-interface, so the engine asks for the version it was made for.
+from the request's seed, the guide of its answer, its log-probs. They go in where transformers tells a processor which
+request a row of logits belongs to, in a `ContinuousBatchingLogitsProcessor`. That class is no part of transformers'
+public interface, so the engine asks for the version it was made for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.metadata import version
 
@@ -62,8 +62,8 @@ class ContinuousEngine(HFEngine):
         installed = version("transformers")
         if tuple(map(int, installed.split(".")[:2])) != MADE_FOR:
             raise ConfigError(
-                f"data.engine ContinuousEngine is made for transformers {'.'.join(map(str, MADE_FOR))}, and {installed} "
-                "is installed: install that one, or take resd_lightning.rollout.hf.HFEngine"
+                f"data.engine ContinuousEngine is made for transformers {'.'.join(map(str, MADE_FOR))}, and "
+                f"{installed} is installed: install that one, or take resd_lightning.rollout.hf.HFEngine"
             )
         self.page_tokens = page_tokens
         self.prefill_tokens = prefill_tokens
@@ -207,7 +207,9 @@ class RequestSampling(ContinuousBatchingLogitsProcessor):  # type: ignore[misc] 
             self._responses = [state.to_generation_output().generated_tokens for state in states]
         return torch.empty(0, dtype=torch.int32)
 
-    def __call__(self, scores: Float[Tensor, "row vocab"], tensor_arg: Int[Tensor, " row"]) -> Float[Tensor, "row vocab"]:
+    def __call__(
+        self, scores: Float[Tensor, "row vocab"], tensor_arg: Int[Tensor, " row"]
+    ) -> Float[Tensor, "row vocab"]:
         """Return logits whose argmax is the sample; batches in which no request ends its prompt have none to return."""
         if not self._rows:
             return scores
@@ -240,9 +242,7 @@ def _only(sampler: RequestSampling) -> ContinuousBatchingLogitsProcessorList:
 
 
 @contextmanager
-def _entered_in_forward(
-    model: nn.Module, context: Callable[[], AbstractContextManager[None]]
-) -> Iterator[None]:
+def _entered_in_forward(model: nn.Module, context: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
     """Put every forward pass of the model inside a context, in whatever thread it runs: autocast is a thread's own."""
     entered = ExitStack()
 

@@ -36,7 +36,7 @@ REQUESTS = asks(*("word " * length for length in [3, 1, 9, 0, 30, 2, 5]))
 
 @pytest.fixture(scope="module")
 def policy(tiny_base: Path) -> Policy:
-    """Student, teacher and base that differ, with a quarter of the bytes for stop tokens: responses end in their middle."""
+    """Student, teacher and base that differ, a quarter of the bytes being stop tokens: responses end early."""
     policy = make_policy(tiny_base)
     move(policy.student_weights().values(), seed=1)
     move(policy.teacher_weights().values(), seed=2)
@@ -122,7 +122,7 @@ def test_the_author_writes_with_its_own_weights(author: Author, policy: Policy) 
 
 
 @pytest.mark.parametrize("lora", [SMALL_LORA, None], ids=["adapters", "whole"])
-def test_an_engine_that_has_spoken_sees_weights_that_have_changed_since(lora: LoraSettings | None, tiny_base: Path) -> None:
+def test_an_engine_that_has_spoken_sees_how_weights_changed(lora: LoraSettings | None, tiny_base: Path) -> None:
     policy = make_policy(tiny_base, lora=lora)
     engine = ContinuousEngine(3, page_tokens=4)
     before = generate(engine, policy, sampling=GREEDY)
