@@ -179,8 +179,8 @@ class RolloutDataModule(LightningDataModule):
             num_updates: Updates that it was made for.
 
         Raises:
-            ConfigError: The trainer breaks updates apart, its callbacks make no algorithm, or a length doesn't fit the
-                model.
+            ConfigError: The trainer breaks updates apart, its callbacks make no algorithm, the engine can't sample from
+                the model, or a length doesn't fit it.
         """
         if stage == "fit":
             check_trainer(self._trainer, num_updates, self.inner_updates)
@@ -189,6 +189,7 @@ class RolloutDataModule(LightningDataModule):
             require(
                 not is_greedy, "data.rollout.temperature", "above 0 for groups that differ", self.rollout.temperature
             )
+        self.engine.check(self.module.policy_config, is_mixed=self._trainer.precision.endswith("-mixed"))
         self._check_lengths()
 
     def _check_chats(self, examples: Sequence[Example]) -> None:

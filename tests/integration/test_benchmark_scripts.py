@@ -86,9 +86,9 @@ def test_context_calls_one_at_a_time_bring_the_same_texts(run: Run) -> None:
 
 def test_rollouts_are_the_same_in_batches_of_any_kind(run: Run) -> None:
     sizes = ("--prompts=6", "--batch_size=2", "--hidden=64", "--layers=1", "--vocab=512", "--response_tokens=8")
-    report = run("rollouts", *sizes, "--prompt_tokens", "4", "16", "--cases", "arrival", "single")
+    report = run("rollouts", *sizes, "--prompt_tokens", "4", "16", "--shared_tokens=32")
     assert {case["case"]: case["same_responses"] for case in report["cases"]} == dict.fromkeys(
-        ("sorted", "arrival", "single"), 1.0
+        ("sorted", "arrival", "single", "continuous"), 1.0
     )
     assert len({case["tokens"] for case in report["cases"]}) == 1
 

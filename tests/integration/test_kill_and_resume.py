@@ -106,8 +106,9 @@ def assert_same_state(one: object, other: object, where: str) -> None:
         assert one == other, where
 
 
-def quickstart(run_dir: Path) -> list[str]:
-    files = [f"--config={CONFIGS / name}" for name in ("quickstart.yaml", "quickstart_ci.yaml", "diagnostics.yaml")]
+def quickstart(run_dir: Path, *laid_over: str) -> list[str]:
+    names = ("quickstart.yaml", "quickstart_ci.yaml", "diagnostics.yaml", *laid_over)
+    files = [f"--config={CONFIGS / name}" for name in names]
     options = ["--data.max_batches=3", "--data.inner_updates=2", f"--run_dir={run_dir}"]
     return [sys.executable, "-m", "resd_lightning", "fit", *files, *options]
 
@@ -171,10 +172,11 @@ def test_a_killed_run_resumes_to_the_bit(quantization: str, tmp_path: Path) -> N
     assert any(float(step["train/loss"]) != 0 for step in jsonl(whole / "metrics.jsonl") if step["phase"] == "train")
 
 
-def test_a_killed_quickstart_resumes_to_the_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("laid_over", [(), ("continuous.yaml",)], ids=["static", "continuous"])
+def test_a_killed_quickstart_resumes_to_the_bit(laid_over: tuple[str, ...], tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(quickstart(whole), tmp_path / "whole.log")
-    kill_and_resume(lambda: quickstart(killed), killed, tmp_path / "killed.log", "quickstart")
+    run(quickstart(whole, *laid_over), tmp_path / "whole.log")
+    kill_and_resume(lambda: quickstart(killed, *laid_over), killed, tmp_path / "killed.log", "quickstart")
     one = assert_same_run(whole, killed)
     assert len(one["resd"]["context"]["playbooks"][""]["entries"]) > 2
     assert jsonl(whole / "metrics.jsonl")[-1]["updates_done"] == 6

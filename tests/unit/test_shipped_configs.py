@@ -28,6 +28,7 @@ OVER_THE_QUICKSTART = [
     for name in (
         "quickstart_ci.yaml",
         "diagnostics.yaml",
+        "continuous.yaml",
         "model/micro_nf4.yaml",
         "model/micro_full.yaml",
         *SHIPPED["method"],
@@ -80,6 +81,13 @@ def test_diagnostics_are_added_behind_the_lines_of_the_method(monkeypatch: pytes
     assert callbacks[1][:6] == callbacks[0]
     added = [callback["class_path"].rpartition(".")[2] for callback in callbacks[1][6:]]
     assert added == ["SampleTeacher", "ProbeTokens", "DrawPictures"]
+
+
+def test_continuous_batches_are_as_large_as_the_models_file_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    composed = ("model/qwen3_4b_qlora.yaml", "task/manufactoria.yaml", "continuous.yaml")
+    engine = cast("dict[str, object]", parse(monkeypatch, *composed)["data"]["engine"])
+    assert str(engine["class_path"]).endswith(".ContinuousEngine")
+    assert cast("dict[str, int]", engine["init_args"])["batch_size"] == 8
 
 
 def test_the_quickstart_is_the_composition_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,8 @@ class ExponentialMovingAverage:
                 self._teacher[name].copy_(tensor)
 
 
-def _total_norm(tensors: list[Tensor]) -> Tensor:
+def _total_norm(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
     """Return the L2 norm over all tensors, sharded ones over all ranks."""
     norms: tuple[Tensor, ...] = torch._foreach_norm(tensors)
-    return torch.linalg.vector_norm(torch.stack([whole(norm) for norm in norms]))
+    total: Tensor = torch.stack([whole(norm) for norm in norms]).norm()
+    return total

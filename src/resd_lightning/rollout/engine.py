@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from resd_lightning.config import Author, SamplingConfig
+from resd_lightning.config import Author, PolicyConfig, SamplingConfig
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import Completion, Message, Purpose
 
@@ -40,6 +40,17 @@ class GenerationRequest:
 
 class Engine(ABC):
     """Generates completions. Constructing one loads nothing; `attach` gives it the policy."""
+
+    def check(self, policy: PolicyConfig, *, is_mixed: bool) -> None:  # noqa: B027  # most engines take any
+        """Refuse what the engine can't sample from, before any weight is loaded.
+
+        Args:
+            policy: How the model is to be held.
+            is_mixed: The trainer's precision is a mixed one.
+
+        Raises:
+            ConfigError: It can't; the message names the key.
+        """
 
     @abstractmethod
     def attach(self, policy: Policy, run_seed: int) -> None:

@@ -39,14 +39,25 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is 
         """Return logits whose argmax is the sample."""
         if self._sampling.temperature == 0:
             return scores
-        tempered = scores.float() / self._sampling.temperature
-        noise = torch.empty_like(tempered)
-        for row, generator in zip(noise, self._generators, strict=True):
-            row.exponential_(generator=generator)
-        noisy = keep_nucleus(tempered, self._sampling.top_p) - noise.log_()  # -log(Exp(1)) is standard Gumbel
-        drawn = noisy.argmax(dim=-1, keepdim=True)  # (batch, vocab) -> (batch, 1)
-        self.log_probs.append(tempered.gather(-1, drawn).squeeze(-1) - tempered.logsumexp(dim=-1))
+        noisy, log_probs = draw(scores, self._generators, self._sampling)
+        self.log_probs.append(log_probs)
         return noisy
+
+
+def draw(
+    scores: Float[Tensor, "batch vocab"], generators: Sequence[torch.Generator], sampling: SamplingConfig
+) -> tuple[Float[Tensor, "batch vocab"], Float[Tensor, " batch"]]:
+    """Return logits whose argmax is each row's sample, and the samples' log-probs at the temperature, before top-p.
+
+    Each row's generator gives one vocabulary of noise. The temperature is above 0.
+    """
+    tempered = scores.float() / sampling.temperature
+    noise = torch.empty_like(tempered)
+    for row, generator in zip(noise, generators, strict=True):
+        row.exponential_(generator=generator)
+    noisy = keep_nucleus(tempered, sampling.top_p) - noise.log_()  # -log(Exp(1)) is standard Gumbel
+    drawn = noisy.argmax(dim=-1, keepdim=True)  # (batch, vocab) -> (batch, 1)
+    return noisy, tempered.gather(-1, drawn).squeeze(-1) - tempered.logsumexp(dim=-1)
 
 
 def keep_nucleus(logits: Float[Tensor, "batch vocab"], top_p: float) -> Float[Tensor, "batch vocab"]:
