@@ -87,8 +87,8 @@ class ContinuousEngine(HFEngine):
         """
         if policy.is_sharded:
             raise ConfigError(
-                "data.engine ContinuousEngine generates in a thread of its own, where sharded weights can't be gathered: "
-                "take resd_lightning.rollout.hf.HFEngine, or trainer.strategy ddp"
+                "data.engine ContinuousEngine generates in a thread of its own, where sharded weights can't be "
+                "gathered: take resd_lightning.rollout.hf.HFEngine, or trainer.strategy ddp"
             )
         super().attach(policy, run_seed)
 
