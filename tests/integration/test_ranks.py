@@ -1,0 +1,126 @@
+"""Two processes on the CPU, by ddp and by FSDP2: they end where one does, notice each other's faults, and resume."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_kill_and_resume import assert_same_state, run, start
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+DDP, FSDP2 = "ddp.yaml", "fsdp2.yaml"
+
+
+def command(base: Path, run_dir: Path, strategy: str | None, *options: str, batches: int = 2) -> list[str]:
+    """A run of the scripted trace, two updates for each batch of three prompts; strategy None is one process."""
+    settings = {
+        "run_dir": run_dir,
+        "model.policy.base": base,
+        "model.policy.dtype": "float32",
+        "model.policy.lora.rank": 2,
+        "model.policy.lora.alpha": 4,
+        "model.teacher.ema_rate": 0.25,
+        "model.distillation.top_k": 5,
+        "model.distillation.success_weights": "true",
+        "model.optimizer.learning_rate": 0.02,
+        "model.optimizer.warmup_updates": 2,
+        "model.context.max_entries": 4,
+        "data.task": "ranks_toy.TraceTask",
+        "data.engine": "ranks_toy.TraceEngine",
+        "data.batch_size": 3,
+        "data.inner_updates": 2,
+        "data.max_batches": batches,
+        "data.validation_samples": 2,
+        "trainer.enable_progress_bar": "false",
+        "trainer.precision": "64-true",  # in fp32 Adam makes a step of a rounding where a gradient is all but zero
+    }
+    files = ["method/resd.yaml", "trainer/cpu.yaml"]
+    if strategy is not None:
+        files.append(f"trainer/{strategy}")
+        settings["trainer.accelerator"] = "cpu"
+    return [
+        *(sys.executable, "-m", "resd_lightning", "fit"),
+        *(f"--config={CONFIGS / file}" for file in files),
+        *(f"--{key}={value}" for key, value in settings.items()),
+        *options,
+    ]
+
+
+def end_of(run_dir: Path) -> dict[str, object]:
+    return torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True, map_location="cpu")
+
+
+def assert_same_end(one: Path, other: Path, atol: float) -> None:
+    ends = [end_of(folder) for folder in (one, other)]
+    assert ends[0]["global_step"] == ends[1]["global_step"]
+    contexts = [end["resd"]["context"] for end in ends]
+    assert_same_state(*contexts, "context")
+    for who in ("student", "teacher"):
+        weights, others = (end["resd"]["policy"][who] for end in ends)
+        assert weights.keys() == others.keys()
+        for name, weight in weights.items():
+            torch.testing.assert_close(others[name], weight, rtol=0, atol=atol, msg=f"{who} {name}")
+    moments, others = (end["optimizer_states"][0]["state"] for end in ends)
+    assert moments.keys() == others.keys()
+    for number, moment in moments.items():
+        assert float(moment["step"]) == float(others[number]["step"])
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks") / "alone"
+    run(command(tiny_base, folder, None), folder.parent / "alone.log")
+    return folder
+
+
+@pytest.mark.parametrize("strategy", [DDP, FSDP2])
+def test_two_processes_end_where_one_does(strategy: str, alone: Path, tiny_base: Path, tmp_path: Path) -> None:
+    run(command(tiny_base, tmp_path / "run", strategy), tmp_path / "log")
+    assert_same_end(alone, tmp_path / "run", atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [DDP, FSDP2])
+@pytest.mark.parametrize(
+    "options",
+    [("--model.policy.quantization=nf4", "--model.policy.gradient_checkpointing=true"), ("--model.policy.lora=null",)],
+    ids=["nf4", "whole"],
+)
+def test_so_they_do_with_4_bit_and_with_all_weights(
+    options: tuple[str, ...], strategy: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    run(command(tiny_base, tmp_path / "alone", None, *options), tmp_path / "log")
+    run(command(tiny_base, tmp_path / "run", strategy, *options), tmp_path / "log")
+    assert_same_end(tmp_path / "alone", tmp_path / "run", atol=2e-4)  # Adam makes a step of a rounding
+
+
+def test_a_run_moves_from_one_process_to_fsdp2_and_on_to_ddp(alone: Path, tiny_base: Path, tmp_path: Path) -> None:
+    resume = "--ckpt_path=last"
+    run(command(tiny_base, tmp_path / "run", None, batches=1), tmp_path / "log")
+    run(command(tiny_base, tmp_path / "run", FSDP2, resume), tmp_path / "log")
+    assert_same_end(alone, tmp_path / "run", atol=1e-6)
+    run(command(tiny_base, tmp_path / "run", DDP, resume, batches=3), tmp_path / "log")
+    assert end_of(tmp_path / "run")["global_step"] == 6
+
+
+def test_a_playbook_that_differs_between_ranks_ends_the_run(tiny_base: Path, tmp_path: Path) -> None:
+    harm = "--trainer.callbacks+=ranks_toy.ForgetOnOneRank"
+    process = start(command(tiny_base, tmp_path / "run", DDP, harm), tmp_path / "log")
+    assert process.wait(timeout=150) != 0
+    assert "the playbooks of update 1 differ between processes" in (tmp_path / "log").read_text()
+
+
+def test_a_rank_that_dies_ends_the_run_and_it_resumes_exactly(tiny_base: Path, tmp_path: Path) -> None:
+    run(command(tiny_base, tmp_path / "whole", DDP), tmp_path / "log")
+    harm = "--trainer.callbacks+=ranks_toy.DieOnOneRank"
+    process = start(command(tiny_base, tmp_path / "run", DDP, harm), tmp_path / "log")
+    written = tmp_path / "run" / "transcripts.jsonl"
+    while process.poll() is None and not (written.exists() and len(written.read_text().splitlines()) >= 2 * 3):
+        time.sleep(0.05)
+    assert process.wait(timeout=60) != 0
+    assert end_of(tmp_path / "run")["global_step"] == 2
+    run(command(tiny_base, tmp_path / "run", DDP, "--ckpt_path=last"), tmp_path / "log")
+    assert_same_end(tmp_path / "whole", tmp_path / "run", atol=0)
