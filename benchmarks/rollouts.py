@@ -95,7 +95,7 @@ CASES: dict[str, tuple[Callable[[Policy, Sequence[GenerationRequest], argparse.N
 
 
 def measure(case: str, options: argparse.Namespace) -> dict[str, object]:
-    """Run one case in this process and return its numbers, or why there are none."""
+    """Run one case in this process and return its numbers."""
     torch.set_num_threads(1)
     requests = make_requests(options)
     with tempfile.TemporaryDirectory() as folder:

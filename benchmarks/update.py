@@ -6,8 +6,8 @@
 SDPO against TRL: the same model with LoRA, the same prompts, responses of one full length, raw feedback in the
 teacher's prompt in the same words, nobody succeeds; generation by transformers, all responses in one batch; the same
 micro-batches, top-k and a tail, an EMA teacher, AdamW, fp32, no recomputed activations, one optimizer step. `small` and
-`qwen` are random models, `qwen` with Qwen3's vocabulary; `smollm2` is SmolLM2-135M from `make model`, with the end of a
-turn suppressed.
+`qwen` are random models, `qwen` with Qwen3's vocabulary; `smollm2` is SmolLM2-135M from `make model`, whose turns
+end with a token that it never says.
 
 RESD against SDPO: micro-lm on the quickstart, with reflections that can be read; the mean of `--micro_updates` updates,
 beside what the numbers of tokens would let expect.
@@ -104,13 +104,14 @@ def make_model(name: str, folder: Path, smollm2: Path) -> Path:
     if name != "smollm2":
         return make_random_model(folder, SHAPES[name], stop_share=0)
     folder.mkdir(parents=True)
-    for file in smollm2.iterdir():
-        (folder / file.name).symlink_to(file)
-    settings = json.loads((smollm2 / "generation_config.json").read_text())
-    (folder / "generation_config.json").unlink()
-    (folder / "generation_config.json").write_text(
-        json.dumps(settings | {"suppress_tokens": [settings["eos_token_id"]]})
-    )
+    (folder / "model.safetensors").symlink_to((smollm2 / "model.safetensors").resolve())
+    # Tokens that only occur in repositories' metadata: no nucleus has one of them in a chat.
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    tokenizer.eos_token, tokenizer.pad_token = "<gh_stars>", "<issue_closed>"
+    tokenizer.save_pretrained(folder)
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    for file in ("config.json", "generation_config.json"):
+        (folder / file).write_text(json.dumps(json.loads((smollm2 / file).read_text()) | ids))
     return folder
 
 

@@ -8,6 +8,7 @@ public interface, so the engine asks for the version it was made for.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.metadata import version
@@ -147,7 +148,7 @@ class ContinuousEngine(HFEngine):
             pad_token_id=policy.tokenizer.pad_token_id,
         )
         devices = [policy.device] if policy.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), _entered_in_forward(base, policy.precision_context):
+        with torch.random.fork_rng(devices), _short_collections(), _entered_in_forward(base, policy.precision_context):
             manager = base.init_continuous_batching(generation, self._settings(asked))
             manager.logit_processor = _only(sampler)
             try:
@@ -252,6 +253,16 @@ def _only(sampler: RequestSampling) -> ContinuousBatchingLogitsProcessorList:
     processors = ContinuousBatchingLogitsProcessorList([sampler])
     processors.tensors_required = 1  # a row for each processor, be it empty
     return processors
+
+
+@contextmanager
+def _short_collections() -> Iterator[None]:
+    """Leave what exists out of garbage collections: a session ends with two, each half a second over all of torch."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
