@@ -205,13 +205,19 @@ class Policy(nn.Module):
         """
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.model, PeftModel):
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                self.model.save_pretrained(scratch, selected_adapters=[STUDENT])
-                for file in (Path(scratch) / STUDENT).iterdir():  # PEFT puts a named adapter in a subfolder
-                    file.replace(folder / file.name)
+            self.save_adapter(folder, STUDENT)
         else:
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+    def save_adapter(self, folder: Path, who: View) -> None:
+        """Write the student's or the teacher's adapter, and nothing else, in PEFT's format."""
+        adapter = STUDENT if self.teacher_config.kind == "live" else who
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            self.model.save_pretrained(scratch, selected_adapters=[adapter])
+            for file in (Path(scratch) / adapter).iterdir():  # PEFT puts a named adapter in a subfolder
+                file.replace(folder / file.name)
 
 
 def with_two_adapters(base: PreTrainedModel, lora: LoraSettings) -> PeftModel:
