@@ -79,7 +79,7 @@ study: study-small
 	$(RESD) compare configs/study/tape_machines_evidence.yaml --out benchmarks/results/study_evidence $(ARGS)
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -m "not slow and not gpu" $(ARGS)
+	$(VENV)/bin/python -m pytest -m "not slow and not gpu and not vllm" $(ARGS)
 
 test-all: $(INSTALLED)
 	$(VENV)/bin/python -m pytest $(ARGS)

@@ -34,6 +34,7 @@ LAYERS = (
         "cli",
         "checkpoint",
         "compare",
+        "dequantize",
         "export",
         "forgetting",
         "harness",
@@ -49,7 +50,7 @@ LAYERS = (
 
 BESIDE = {
     "policy": {"micro"},  # micro-lm is shipped with the package, under a name
-    "rollout": {"policy"},  # an engine samples from the policy's weights
+    "rollout": {"policy", "distill"},  # an engine samples from the policy's weights, and compares log-probs
     "objectives": {"policy", "distill"},  # a loss compares what student and teacher say
     "micro": {"context"},  # micro-lm learns the templates and answers of the real context
     "tasks": {"micro", "sandbox"},  # tape machines judge by the micro-world's rules; model-written code runs apart
@@ -60,6 +61,7 @@ BESIDE = {
     "cli": {
         "checkpoint",
         "compare",
+        "dequantize",
         "export",
         "forgetting",
         "plan",

@@ -12,11 +12,12 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
 from resd_lightning.rollout.engine import EngineError, Schema
@@ -30,6 +31,7 @@ WORTH_ANOTHER_TRY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses of a server that is busy, starting or ending; the others say that the request is at fault."""
 
 Json = Mapping[str, object]
+Read = TypeVar("Read")
 
 
 class ServerError(EngineError):
@@ -164,6 +166,7 @@ class VllmServer:
         self.failed_tries = 0
         """Calls without an answer so far, tried again or not."""
         self._stopped = threading.Event()
+        self._told = 0
         self._open: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
 
@@ -179,6 +182,7 @@ class VllmServer:
     def resume(self) -> None:
         """Allow calls again."""
         self._stopped.clear()
+        self._told = 0
 
     def models(self, *, is_patient: bool = True) -> list[ServedModel]:
         """Return the base models that are served, adapters left out.
@@ -186,22 +190,12 @@ class VllmServer:
         Raises:
             ServerError: See `_call`.
         """
-        listed = self._call("GET", "/v1/models", None, is_patient=is_patient)
-        try:
-            entries = cast("list[dict[str, object]]", listed["data"])
-            return [
-                ServedModel(str(entry["id"]), str(entry["root"]), int(cast("int", entry["max_model_len"])))
-                for entry in entries
-                if entry["parent"] is None
-            ]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ServerUnavailable(f"{self.url}/v1/models is no list of vLLM's: {_short(listed)}") from error
+        return self._call("GET", "/v1/models", None, _read_models, is_patient=is_patient)
 
     def tokenize(self, model: str, text: str) -> tuple[int, ...]:
         """Return a text's tokens by the server's tokenizer, no special ones added; see `_call` for what it raises."""
         body = {"model": model, "prompt": text, "add_special_tokens": False}
-        answered = self._call("POST", "/tokenize", body)
-        return tuple(_integers(answered, "tokens", f"{self.url}/tokenize"))
+        return self._call("POST", "/tokenize", body, lambda answered: _integers(answered["tokens"]))
 
     def load_adapter(self, name: str, folder: Path, *, is_patient: bool = True) -> None:
         """Have the server read an adapter, and serve it under a name that it has no adapter of yet.
@@ -209,82 +203,72 @@ class VllmServer:
         Raises:
             ServerError: See `_call`.
         """
-        self._call(
-            "POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)}, is_patient=is_patient
-        )
+        body = {"lora_name": name, "lora_path": str(folder)}
+        self._call("POST", "/v1/load_lora_adapter", body, _read_nothing, is_patient=is_patient)
 
     def unload_adapter(self, name: str) -> None:
         """Have the server forget an adapter; one that it doesn't know is forgotten already."""
         try:
-            self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name}, is_patient=False)
+            self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name}, _read_nothing, is_patient=False)
         except ServerError as error:  # what is left over there costs it a few bytes
             logger.debug("%s", error)
 
-    def top_log_prob(self, model: str, temperature: float) -> float:
-        """Return the log-probability of the likeliest token behind token 1; for `is_raw`."""
-        ask = Ask(model, (1,), 1, temperature, 1.0, 0, ())
-        answered = self._call("POST", "/v1/completions", {**ask.body(), "logprobs": 1})
-        try:
-            choice = cast("list[dict[str, dict[str, list[dict[str, float]]]]]", answered["choices"])[0]
-            return max(float(value) for value in choice["logprobs"]["top_logprobs"][0].values())
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise ServerUnavailable(f"{self.url} answered without log-probabilities: {_short(answered)}") from error
-
     def is_raw(self, model: str) -> bool:
         """Return whether log-probabilities are those before the temperature, as a server gives them by default."""
-        return abs(self.top_log_prob(model, 1.0) - self.top_log_prob(model, 2.0)) < 1e-3
+        return abs(self._top_log_prob(model, 1.0) - self._top_log_prob(model, 2.0)) < 1e-3
+
+    def _top_log_prob(self, model: str, temperature: float) -> float:
+        """Return the log-probability of the likeliest token behind token 1."""
+        body = {**Ask(model, (1,), 1, temperature, 1.0, 0, ()).body(), "logprobs": 1}
+        return self._call("POST", "/v1/completions", body, _read_top_log_prob)
 
     def complete(self, ask: Ask) -> Answer:
         """Return one sampled response.
 
         Raises:
-            ServerError: See `_call`; or answers can't be read, or aren't to this prompt.
+            ServerError: See `_call`.
         """
-        tries = 0
-        while True:
-            try:
-                return self._read(self._call("POST", "/v1/completions", ask.body()), ask)
-            except _Unreadable as error:
-                tries += 1
-                if tries > self._patience.retries or self._stopped.wait(self._patience.pause(tries)):
-                    raise ServerUnavailable(f"{self.url}: {error}, {tries} times") from error
+        return self._call("POST", "/v1/completions", ask.body(), partial(_read_completion, ask))
 
-    def _read(self, answered: Json, ask: Ask) -> Answer:
-        try:
-            (choice,) = cast("list[dict[str, object]]", answered["choices"])
-            prompt_ids = _integers(choice, "prompt_token_ids", self.url)
-            token_ids = _integers(choice, "token_ids", self.url)
-            given = cast("dict[str, list[float]]", choice["logprobs"])["token_logprobs"]
-            log_probs = tuple(float(value) for value in given)
-        except (KeyError, TypeError, ValueError, ServerUnavailable) as error:
-            raise _Unreadable(f"a completion without tokens or log-probabilities: {_short(answered)}") from error
-        if answered.get("model") != ask.model or tuple(prompt_ids) != ask.prompt_ids:
-            raise _Unreadable(f"a completion of another prompt or by another model, {answered.get('model')}")
-        if len(log_probs) != len(token_ids):
-            raise _Unreadable(f"{len(token_ids)} tokens with {len(log_probs)} log-probabilities")
-        return Answer(tuple(token_ids), log_probs)
-
-    def _call(self, method: str, path: str, body: Json | None, *, is_patient: bool = True) -> Json:
-        """Return a call's JSON, tried again as `Patience` has it; text that is no JSON comes as {"text": ...}.
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Json | None,
+        read: Callable[[Json], Read],
+        *,
+        is_patient: bool = True,
+    ) -> Read:
+        """Return what `read` makes of a call's answer; tried again, as `Patience` has it, where that can't be read.
 
         Raises:
             RequestRefused: The server says that the request is at fault.
-            ServerUnavailable: No try brought an answer.
+            ServerUnavailable: No try brought a readable answer.
         """
         tries = 0
         while True:
             try:
-                return self._call_once(method, path, body)
+                answered = self._call_once(method, path, body)
+                try:
+                    return read(answered)
+                except (LookupError, TypeError, ValueError, AttributeError) as error:
+                    what = f"an answer that can't be read ({type(error).__name__}: {error}): {_short(answered)}"
+                    raise ServerUnavailable(f"{self.url}{path}: {what}") from error
             except ServerUnavailable as error:
                 tries += 1
-                with self._lock:
-                    self.failed_tries += 1
+                self._note_failure(tries, error)
                 if not is_patient or tries > self._patience.retries:
                     raise ServerUnavailable(f"{error}, after {tries} tries") from error
-                pause = self._patience.pause(tries)
-                logger.warning("%s; try %d of %d in %g s", error, tries, self._patience.retries, pause)
-                if self._stopped.wait(pause):
+                if self._stopped.wait(self._patience.pause(tries)):
                     raise
+
+    def _note_failure(self, tries: int, error: ServerUnavailable) -> None:
+        """Count a failed try, and tell of it once for all threads that have failed as often."""
+        with self._lock:
+            self.failed_tries += 1
+            is_news, self._told = tries > self._told, max(tries, self._told)
+        if is_news:
+            logger.warning("%s; tried %d times of %d", error, tries, 1 + self._patience.retries)
 
     def _call_once(self, method: str, path: str, body: Json | None) -> Json:
         place = urlsplit(self.url)
@@ -317,25 +301,56 @@ class VllmServer:
         return _parsed(text, f"{self.url}{path}")
 
 
-class _Unreadable(ValueError):
-    """A completion that holds not what was asked for."""
-
-
 def _is_final(text: str) -> bool:
     # vLLM reports what is wrong with an adapter as its own failure, status 500.
     return "add_lora" in text
 
 
 def _parsed(text: str, where: str) -> Json:
+    if text.startswith("Success"):  # how adapters are acknowledged
+        return {"text": text}
     try:
         value = json.loads(text)
     except ValueError as error:
-        if text.startswith("Success"):  # how adapters are acknowledged
-            return {"text": text}
         raise ServerUnavailable(f"{where}: an answer that is no JSON: {_short(text)}") from error
     if not isinstance(value, dict):
         raise ServerUnavailable(f"{where}: an answer that is no JSON object: {_short(value)}")
     return value
+
+
+def _read_nothing(answered: Json) -> None:
+    """Take any answer."""
+
+
+def _read_models(answered: Json) -> list[ServedModel]:
+    entries = cast("list[dict[str, object]]", answered["data"])
+    return [
+        ServedModel(str(entry["id"]), str(entry["root"]), int(cast("int", entry["max_model_len"])))
+        for entry in entries
+        if entry["parent"] is None
+    ]
+
+
+def _read_top_log_prob(answered: Json) -> float:
+    (choice,) = cast("list[dict[str, dict[str, list[dict[str, float]]]]]", answered["choices"])
+    return max(float(value) for value in choice["logprobs"]["top_logprobs"][0].values())
+
+
+def _read_completion(ask: Ask, answered: Json) -> Answer:
+    (choice,) = cast("list[dict[str, object]]", answered["choices"])
+    token_ids = _integers(choice["token_ids"])
+    log_probs = tuple(float(value) for value in cast("dict[str, list[float]]", choice["logprobs"])["token_logprobs"])
+    if answered["model"] != ask.model or _integers(choice["prompt_token_ids"]) != ask.prompt_ids:
+        raise ValueError("it is to another prompt, or by another model")
+    if len(log_probs) != len(token_ids):
+        raise ValueError(f"{len(token_ids)} tokens have {len(log_probs)} log-probabilities")
+    return Answer(token_ids, log_probs)
+
+
+def _integers(values: object) -> tuple[int, ...]:
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise TypeError(f"expected a list of integers, got {_short(values)}")
+    return tuple(values)
 
 
 def _message(text: str) -> str:
@@ -353,10 +368,3 @@ def _message(text: str) -> str:
 def _short(value: object) -> str:
     text = " ".join(str(value).split())
     return text if len(text) <= 300 else f"{text[:300]}..."
-
-
-def _integers(answered: Mapping[str, object], key: str, where: str) -> Sequence[int]:
-    values = answered.get(key)
-    if not isinstance(values, list) or not all(type(value) is int for value in values):
-        raise ServerUnavailable(f"{where}: {key} must be a list of integers, got {_short(values)}")
-    return values
