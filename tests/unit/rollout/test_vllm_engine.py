@@ -57,9 +57,9 @@ def replay(policy: Policy) -> Iterator[Replay]:
         yield served
 
 
-def needs(policy: Policy, **changes: object) -> Needs:
+def needs(own: Policy, **changes: object) -> Needs:
     config = PolicyConfig("/models/smollm2", dtype="float32", lora=SMALL_LORA)
-    return replace(Needs(config, policy.tokenizer, 64, SAMPLING, is_weighed=True), **changes)
+    return replace(Needs(config, own.tokenizer, 64, SAMPLING, is_weighed=True), **changes)
 
 
 def make_engine(policy: Policy, tmp_path: Path, *served: Replay, **options: object) -> VllmEngine:
@@ -227,7 +227,7 @@ def test_a_server_that_is_gone_ends_the_run_after_bounded_tries(policy: Policy, 
     replay.dies_after = 2
     with pytest.raises(EngineError, match=f"{replay.url}.*status 503.*after 3 tries"):
         generate(engine)
-    assert len(replay.asked) == 2 + 3
+    assert 2 + 3 <= len(replay.asked) <= 2 + 3 + 3  # the next request may have begun, and is broken off
     replay.dies_after = None
     assert len(generate(engine)) == len(REQUESTS)  # an engine that failed is as good as before
 
@@ -270,7 +270,7 @@ def test_log_probs_beyond_the_threshold_stop_the_run_with_the_reason(
 ) -> None:
     replay.respond = Twin(policy, off_by=0.25)
     engine = ready(policy, tmp_path, replay)
-    with pytest.raises(EngineError, match=r"0\.25 nats a token .* parity_threshold 0\.1: .* resd dequantize"):
+    with pytest.raises(EngineError, match=r"0\.25 nats a token .*parity_threshold 0\.1: .*resd dequantize"):
         generate(engine)
     assert engine.take_metrics()["vllm/logprob_gap_mean"] == pytest.approx(0.25, abs=1e-5)
 
