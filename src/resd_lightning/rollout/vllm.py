@@ -214,7 +214,7 @@ class VllmEngine(Engine):
         if policy is None or not self._bases:
             raise RuntimeError("VllmEngine.generate was called before prepare and attach")
         # The first rank always has a request; the others may have none to tell update and purpose by.
-        adapter, is_due = on_first_rank(lambda: self._settle(policy, author, requests), EngineError)
+        adapter, is_due = on_first_rank(lambda: self._settle(policy, author, requests, schema), EngineError)
         prompts = [encode_prompt(policy.tokenizer, request.messages) for request in requests]
         stop_ids = tuple(sorted(stop_ids_of(policy)))
         turns = {example_id: turn for turn, example_id in enumerate(dict.fromkeys(r.example_id for r in requests))}
@@ -238,7 +238,9 @@ class VllmEngine(Engine):
         if is_due:
             given = self._given_temperature(sampling)
             self._check_parity(policy, [(prompts[i], answer) for i, answer in answers.items()], given)
-        is_known = sampling.temperature > 0 and self._given_temperature(sampling) == sampling.temperature
+        # Those of guided answers are over what the schema allowed, in either mode.
+        is_at = self._given_temperature(sampling) == sampling.temperature
+        is_known = schema is None and sampling.temperature > 0 and is_at
         return [
             _completion(policy, prompt_ids, answers[i], stop_ids, is_known=is_known)
             if i in answers
@@ -247,12 +249,13 @@ class VllmEngine(Engine):
         ]
 
     def _settle(
-        self, policy: Policy, author: Author, requests: Sequence[GenerationRequest]
+        self, policy: Policy, author: Author, requests: Sequence[GenerationRequest], schema: Schema | None
     ) -> tuple[Adapter | None, bool]:
         """Return the adapter that answers, given to the servers where they lack it, and whether parity is due."""
         update = requests[0].update
         adapter = None if author == "base" else self._push(policy, author, update)
-        is_due = author == "student" and (
+        is_comparable = author == "student" and schema is None
+        is_due = is_comparable and (
             self._checked_at is None
             or (requests[0].purpose == Purpose.ROLLOUT and update >= self._checked_at + self._parity_every)
         )

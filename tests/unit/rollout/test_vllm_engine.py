@@ -17,7 +17,7 @@ from resd_lightning.distill.align import beside, response_logits
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import Completion, Message, Purpose
 from resd_lightning.rollout.chat import encode_prompt
-from resd_lightning.rollout.engine import EngineError, GenerationRequest, Needs
+from resd_lightning.rollout.engine import EngineError, GenerationRequest, Needs, Schema
 from resd_lightning.rollout.vllm import VllmEngine
 
 SAMPLING = SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=8)
@@ -83,10 +83,11 @@ def generate(
     *,
     author: Author = "student",
     max_prompt_tokens: int = 100,
+    schema: Schema | None = None,
 ) -> list[Completion]:
     done: list[int] = []
     completions = engine.generate(
-        requests, sampling, author=author, max_prompt_tokens=max_prompt_tokens, schema=None, on_progress=done.append
+        requests, sampling, author=author, max_prompt_tokens=max_prompt_tokens, schema=schema, on_progress=done.append
     )
     assert sum(done) == len(requests)
     return completions
@@ -155,6 +156,18 @@ def test_log_probs_are_kept_only_where_they_are_those_of_the_record(
     engine.prepare(needs(policy, rollout=replace(SAMPLING, top_p=1.0 if is_processed else 0.95)))
     engine.attach(policy, run_seed=5)
     assert all((c.log_probs is not None) == is_known for c in generate(engine, sampling=sampling))
+
+
+def test_log_probs_of_guided_answers_are_neither_kept_nor_compared(
+    policy: Policy, replay: Replay, tmp_path: Path
+) -> None:
+    replay.respond = Twin(policy, off_by=5.0)  # vLLM masks what the schema forbids before it takes log-probs
+    engine = ready(policy, tmp_path, replay)
+    assert all(completion.log_probs is None for completion in generate(engine, schema={"type": "object"}))
+    assert "vllm/logprob_gap_mean" not in engine.take_metrics()
+    assert {str(body["structured_outputs"]) for body in replay.asked} == {"{'json': {'type': 'object'}}"}
+    with pytest.raises(EngineError, match="parity_threshold"):
+        generate(engine)
 
 
 # Adapters
