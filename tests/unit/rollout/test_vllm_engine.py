@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from vllm_replay import Body, Replay, replaying
 
 from conftest import SMALL_LORA, make_policy, move
 from resd_lightning.config import Author, ConfigError, PolicyConfig, SamplingConfig, TeacherConfig
@@ -19,6 +18,7 @@ from resd_lightning.records import Completion, Message, Purpose
 from resd_lightning.rollout.chat import encode_prompt
 from resd_lightning.rollout.engine import EngineError, GenerationRequest, Needs, Schema
 from resd_lightning.rollout.vllm import VllmEngine
+from vllm_replay import Body, Replay, replaying
 
 SAMPLING = SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=8)
 CHAT = (Message(role="user", content="word"),)
