@@ -73,7 +73,7 @@ class Replay:
             return recorded("unloaded")
         if path == "/v1/completions":
             return self._complete(body)
-        return 404, json.dumps({"detail": "Not Found"})
+        return recorded("no_route")
 
     def _models(self) -> tuple[int, str]:
         listed = copy.deepcopy(_body("models"))
@@ -83,8 +83,6 @@ class Replay:
         return 200, json.dumps(listed)
 
     def _load(self, name: str, folder: str) -> tuple[int, str]:
-        if self.on_load == "no route":
-            return 404, json.dumps({"detail": "Not Found"})
         if self.on_load is not None:
             return recorded(self.on_load)
         if not (Path(folder) / "adapter_config.json").is_file():
@@ -99,14 +97,8 @@ class Replay:
         if body["model"] not in (self.model, *self.adapters):
             return recorded("no_such_model")
         if _asks_for_mode(body):
-            is_hot = body["temperature"] == 2.0
-            name = "one_token_at_2" if is_hot else "one_token_at_1"
-            answered = copy.deepcopy(_body(name))
-            choice = cast("list[dict[str, dict[str, list[dict[str, float]]]]]", answered["choices"])[0]
-            if self.is_processed and is_hot:
-                top = choice["logprobs"]["top_logprobs"][0]
-                choice["logprobs"]["top_logprobs"][0] = {token: value / 2 - 2.0 for token, value in top.items()}
-            return 200, json.dumps(answered)
+            what = "processed" if self.is_processed else "one"
+            return recorded(f"{what}_token_at_{body['temperature']:.0f}")
         answered = copy.deepcopy(_body("completion"))
         choice = cast("list[Body]", answered["choices"])[0]
         if self.respond is not None:

@@ -307,7 +307,7 @@ def test_a_lost_adapter_shows_in_the_gap(policy: Policy, replay: Replay, tmp_pat
 @pytest.mark.parametrize(
     ("served", "words"),
     [
-        ({"on_load": "no route"}, "lets no adapter be loaded while it runs: VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"),
+        ({"on_load": "no_route"}, "lets no adapter be loaded while it runs: VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"),
         ({"on_load": "lora_not_enabled"}, "without --enable-lora: .* --enable-lora"),
         ({"on_load": "rank_too_large"}, "smaller adapters .*max_lora_rank 16.* --max-lora-rank 8"),
         ({"on_load": "no_such_folder"}, "doesn't see data.engine.init_args.adapter_folder"),
