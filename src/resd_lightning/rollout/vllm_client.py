@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 API_KEY_VARIABLE = "VLLM_API_KEY"
 """Where the server itself looks for the key that it asks for."""
 LONGEST_PAUSE_S = 30.0
+IMPATIENT_TIMEOUT_S = 60.0
+"""Longest wait for what is asked once and no model has to run for."""
 WORTH_ANOTHER_TRY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses of a server that is busy, starting or ending; the others say that the request is at fault."""
 
@@ -245,10 +247,11 @@ class VllmServer:
             RequestRefused: The server says that the request is at fault.
             ServerUnavailable: No try brought a readable answer.
         """
+        timeout_s = self._patience.timeout_s if is_patient else min(IMPATIENT_TIMEOUT_S, self._patience.timeout_s)
         tries = 0
         while True:
             try:
-                answered = self._call_once(method, path, body)
+                answered = self._call_once(method, path, body, timeout_s)
                 try:
                     return read(answered)
                 except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -270,10 +273,10 @@ class VllmServer:
         if is_news:
             logger.warning("%s; tried %d times of %d", error, tries, 1 + self._patience.retries)
 
-    def _call_once(self, method: str, path: str, body: Json | None) -> Json:
+    def _call_once(self, method: str, path: str, body: Json | None, timeout_s: float) -> Json:
         place = urlsplit(self.url)
         kind = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
-        connection = kind(place.netloc, timeout=self._patience.timeout_s)
+        connection = kind(place.netloc, timeout=timeout_s)
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key := os.environ.get(API_KEY_VARIABLE):
             headers["Authorization"] = f"Bearer {key}"
@@ -285,7 +288,7 @@ class VllmServer:
             response = connection.getresponse()
             status, text = response.status, response.read().decode("utf-8", "replace")
         except TimeoutError as error:
-            raise ServerUnavailable(f"{self.url}{path}: no answer in {self._patience.timeout_s:g} s") from error
+            raise ServerUnavailable(f"{self.url}{path}: no answer in {timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
             raise ServerUnavailable(f"{self.url}{path}: {reason}") from error
