@@ -33,6 +33,7 @@ class Replay:
         on_load: Name of the recorded answer to an adapter; None judges it by its files, as the server does.
         is_processed: Log-probs are those at the temperature.
         troubles: What the next completions meet instead of an answer, in order.
+        fails_at: What single completions meet, by how many were asked before.
         dies_after: Completions answered before it says nothing but 503; None for never.
         adapters: Names of loaded adapters with their folders.
         asked: Bodies of all completions, troubled ones included.
@@ -47,6 +48,7 @@ class Replay:
     on_load: str | None = None
     is_processed: bool = False
     troubles: list[Trouble] = field(default_factory=list)
+    fails_at: dict[int, Trouble] = field(default_factory=dict)
     dies_after: int | None = None
     adapters: dict[str, str] = field(default_factory=dict)
     asked: list[Body] = field(default_factory=list)
@@ -170,7 +172,9 @@ class _Handler(BaseHTTPRequestHandler):
                 replay.dies_after -= 1
                 if replay.dies_after < 0:
                     return "status 503"
-            return replay.troubles.pop(0) if replay.troubles else None
+            if replay.troubles:
+                return replay.troubles.pop(0)
+            return replay.fails_at.get(len(replay.asked) - 1)
 
     def _send(self, status: int, text: str) -> None:
         data = text.encode()

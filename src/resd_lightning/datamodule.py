@@ -305,7 +305,7 @@ class RolloutDataModule(LightningDataModule):
         record = self.record = UpdateRecord(number, rollouts, {})
         measure_rollouts(record, len(examples) * self.phase.rollouts_per_prompt)
         record.count(PROMPTS_DRAWN, len(examples) if self.stream.is_new_batch(number) else 0)
-        record.metrics |= objective.measure(rollouts) | self.engine.take_metrics()
+        record.metrics |= objective.measure(rollouts)
         module.context.begin_update(
             (example.id for example in examples), keep_solutions=module.context_config.keep_solutions
         )
@@ -316,6 +316,7 @@ class RolloutDataModule(LightningDataModule):
         module.context.seal()
         require_same(module.context.fingerprint(), f"the playbooks of update {number}")
         measure_context(record, module.context, self.task)
+        record.metrics |= self.engine.take_metrics()
         torch.manual_seed(GenerationRequest(Purpose.ROLLOUT, number, "dropout", 0, ()).seed(self.seed))
         cut = Cut(
             self.micro_batch_size,

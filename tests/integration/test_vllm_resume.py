@@ -108,6 +108,23 @@ def test_a_run_whose_server_dies_in_an_update_stops_and_resumes_as_if_it_had_not
     assert json.loads((tmp_path / "whole" / "playbook.json").read_text())
 
 
+def test_a_server_that_fails_for_a_moment_changes_nothing_but_the_count_of_failed_tries(
+    base: Path, tmp_path: Path
+) -> None:
+    with replaying(new_server()) as steady:
+        assert fit(base, tmp_path / "whole", steady, "--data.max_batches=1").returncode == 0
+        num_asked = len(steady.asked)
+    with replaying(new_server()) as shaky:
+        shaky.fails_at = {num_asked // 2: "disconnect", num_asked // 2 + 1: "status 503"}
+        assert fit(base, tmp_path / "shaken", shaky, "--data.max_batches=1").returncode == 0
+    assert lines(tmp_path / "shaken") == lines(tmp_path / "whole")
+    tries = [
+        sum(float(str(line.get("vllm/failed_tries", 0))) for line in jsonl(tmp_path / name / "metrics.jsonl"))
+        for name in ("whole", "shaken")
+    ]
+    assert tries == [0, 2]
+
+
 def test_no_run_is_touched_where_the_server_is_not_there(base: Path, tmp_path: Path) -> None:
     with replaying(new_server()) as gone:
         pass
