@@ -84,7 +84,7 @@ notebooks: $(INSTALLED)
 	$(VENV)/bin/python scripts/run_notebooks.py notebooks/0[1-4]*.ipynb
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -m "not slow and not gpu and not notebooks" $(ARGS)
+	$(VENV)/bin/python -m pytest -m "not slow and not gpu and not notebooks and not vllm" $(ARGS)
 
 test-all: $(INSTALLED)
 	$(VENV)/bin/python -m pytest $(ARGS)

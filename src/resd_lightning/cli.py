@@ -35,6 +35,7 @@ from resd_lightning.compare.plan import Composition
 from resd_lightning.completion import Shell, command_of, script
 from resd_lightning.config import BudgetConfig, ConfigError, SamplingConfig
 from resd_lightning.datamodule import RolloutDataModule
+from resd_lightning.dequantize import dequantize
 from resd_lightning.export import export
 from resd_lightning.forgetting import forgetting
 from resd_lightning.module import ResdModule
@@ -46,6 +47,7 @@ from resd_lightning.playbook_command.attempt import TryPlaybook, attempt_table
 from resd_lightning.playbook_command.commands import COMMANDS
 from resd_lightning.playbook_command.source import find_playbook
 from resd_lightning.report.command import report
+from resd_lightning.rollout.engine import EngineError
 from resd_lightning.run_folder import RunFolder
 from resd_lightning.show import show
 from resd_lightning.terminal import INTERRUPTED, Interrupted, ResdParser, below, log_to_standard_error
@@ -534,6 +536,7 @@ Tool = Callable[..., object] | dict[str, "str | Callable[..., object]"]
 TOOLS: dict[str, Tool] = {
     "compare": compare,
     "completion": completion,
+    "dequantize": dequantize,
     "export": export,
     "forgetting": forgetting,
     "playbook": COMMANDS,
@@ -582,4 +585,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except (Interrupted, KeyboardInterrupt) as stop:
         sys.stderr.write(f"resd: {stop or 'stopped'}\n")
         return INTERRUPTED
+    except EngineError as error:
+        sys.stderr.write(
+            f"resd: stopped: {error}\nThe updates before this one are kept: --ckpt_path last goes on with it.\n"
+        )
+        return 1
     return 0

@@ -158,9 +158,13 @@ class DistillationConfig:
     """Response tokens whose logits the fused loss holds at once."""
     teacher_prefix: Literal["auto", "shared", "repeated"] = "auto"
     """Read what all teacher prompts begin with once an update (shared), with each (repeated), or as it pays (auto)."""
+    importance_clip: float | None = 2.0
+    """Where a server samples, most that a token weighs by its ratio trainer / server; null weighs all tokens alike."""
 
     def __post_init__(self) -> None:
         require(self.chunk_tokens >= 1, "model.distillation.chunk_tokens", "at least 1", self.chunk_tokens)
+        clip = self.importance_clip
+        require(clip is None or clip >= 1, "model.distillation.importance_clip", "at least 1", clip)
         # The divergence's own settings are checked by `distill.divergence.check_divergence_settings`.
         for key, exponent in (("success_alpha", self.success_alpha), ("success_beta", self.success_beta)):
             require(exponent >= 0, f"model.distillation.{key}", "at least 0", exponent)

@@ -31,7 +31,7 @@ from resd_lightning.records import (
 )
 from resd_lightning.rollout.across_ranks import require_same, spread
 from resd_lightning.rollout.chat import encode_prompt
-from resd_lightning.rollout.engine import Engine, GenerationRequest, Schema
+from resd_lightning.rollout.engine import Engine, GenerationRequest, Needs, Schema
 from resd_lightning.rollout.hf import HFEngine
 from resd_lightning.stream import PromptStream, require_unique_ids
 from resd_lightning.tasks.base import Task
@@ -170,6 +170,17 @@ class RolloutDataModule(LightningDataModule):
             raise ConfigError(f"data.task yields no examples for the split {splits[stage]!r}")
         require_unique_ids(evaluated, splits[stage])
         self._check_chats([*evaluated, *(self.stream.examples if stage == "fit" else ())])
+        self.engine.prepare(self._needs(is_fit=stage == "fit"))
+
+    def _needs(self, *, is_fit: bool) -> Needs:
+        distils = is_fit and any(phase.objective != "grpo" for phase in self.phases)
+        return Needs(
+            self.module.policy_config,
+            self.module.tokenizer,
+            max(self._lengths().values()),
+            self.rollout,
+            is_weighed=distils and self.module.distillation_config.importance_clip is not None,
+        )
 
     def check_settings(self, stage: str, num_updates: int) -> None:
         """Check trainer, algorithm and lengths, for which no example and no tokenizer is read.
@@ -211,14 +222,11 @@ class RolloutDataModule(LightningDataModule):
                     "model.policy.chat_template, or leave such roles out"
                 ) from error
 
-    def _check_lengths(self) -> None:
-        context, teacher, room = (
-            self.module.context_config,
-            self.module.teacher_prompt_config,
-            self.module.facts.max_positions,
-        )
+    def _lengths(self) -> dict[str, int]:
+        """Return the longest sequences that the settings allow, in tokens, by their keys."""
+        context, teacher = self.module.context_config, self.module.teacher_prompt_config
         asked = max(sampling.max_new_tokens for sampling in (context.reflect, context.tag, context.curate))
-        for keys, length in {
+        return {
             "data.max_prompt_tokens + data.rollout.max_new_tokens": self.max_prompt_tokens
             + self.rollout.max_new_tokens,
             "model.teacher_prompt.max_tokens + data.rollout.max_new_tokens": teacher.max_tokens
@@ -226,13 +234,18 @@ class RolloutDataModule(LightningDataModule):
             "data.max_prompt_tokens + data.validation.max_new_tokens": self.max_prompt_tokens
             + self.validation.max_new_tokens,
             "model.context.max_prompt_tokens + the longest of its max_new_tokens": context.max_prompt_tokens + asked,
-        }.items():
+        }
+
+    def _check_lengths(self) -> None:
+        room = self.module.facts.max_positions
+        for keys, length in self._lengths().items():
             if length > room:
                 raise ConfigError(f"{keys} is {length} tokens, but model.policy.base was made for {room}")
 
     def teardown(self, stage: str) -> None:
-        """Stop the verification workers."""
+        """Stop the verification workers, and let the engine go of what it holds elsewhere."""
         self._verifier.close()
+        self.engine.close()
 
     # Loaders: plain sized iterables whose body runs when the epoch has begun, which is what makes resuming exact
 
@@ -306,6 +319,7 @@ class RolloutDataModule(LightningDataModule):
         module.context.seal()
         require_same(module.context.fingerprint(), f"the playbooks of update {number}")
         measure_context(record, module.context, self.task)
+        record.metrics |= self.engine.take_metrics()
         torch.manual_seed(GenerationRequest(Purpose.ROLLOUT, number, "dropout", 0, ()).seed(self.seed))
         cut = Cut(
             self.micro_batch_size,

@@ -265,6 +265,7 @@ class ResdModule(LightningModule):
     def on_fit_start(self) -> None:
         """Choose how the distillation loss is computed, before anything is sampled."""
         self._distillation.prepare(self.loaded_policy)
+        self._distillation.weighs_by_engine(self.data.engine.is_apart, self.data.rollout.temperature)
 
     def on_train_epoch_start(self) -> None:
         """Start the update's loss at zero."""

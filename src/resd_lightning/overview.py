@@ -18,6 +18,7 @@ COMMANDS = {
     "playbook": "show, grep, diff, stats, edit, export, import, merge and try playbooks",
     "forgetting": "compare base and student on benchmarks that training hasn't seen",
     "export": "write a run's student for other programs",
+    "dequantize": "write an NF4 base as plain weights, for a vLLM server",
     "completion": "write what makes a shell complete commands and options",
 }
 """Each command and what it does."""

@@ -313,6 +313,8 @@ class DistillBatch:
         rollouts: Each row's index among the update's rollouts; empty for a batch that only fills a slot.
         is_filler: It weighs nothing and is there to fill a slot.
         teacher_prefix: (prefix,) tokens that stand before every row of `teacher_ids`; None for none.
+        engine_log_probs: (batch, time) fp32, of the program that sampled the responses, zero at padding; None where it
+            is this one.
     """
 
     def __init__(
@@ -326,6 +328,7 @@ class DistillBatch:
         rollouts: Sequence[int] = (),
         is_filler: bool = False,
         teacher_prefix: Int[Tensor, " prefix"] | None = None,
+        engine_log_probs: Float[Tensor, "batch time"] | None = None,
     ) -> None:
         self.student_ids = student_ids
         self.student_mask = student_mask
@@ -336,6 +339,7 @@ class DistillBatch:
         self.rollouts = tuple(rollouts)
         self.is_filler = is_filler
         self.teacher_prefix = teacher_prefix if teacher_prefix is not None else student_ids.new_zeros(0)
+        self.engine_log_probs = engine_log_probs
 
     def to(self, device: torch.device, non_blocking: bool = False) -> DistillBatch:
         """Return the batch on `device`, precision unchanged."""

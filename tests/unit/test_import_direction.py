@@ -35,6 +35,7 @@ LAYERS = (
         "checkpoint",
         "compare",
         "completion",
+        "dequantize",
         "export",
         "forgetting",
         "harness",
@@ -52,7 +53,7 @@ LAYERS = (
 
 BESIDE = {
     "policy": {"micro"},  # micro-lm is shipped with the package, under a name
-    "rollout": {"policy"},  # an engine samples from the policy's weights
+    "rollout": {"policy", "distill"},  # an engine samples from the policy's weights, and compares log-probs
     "objectives": {"policy", "distill"},  # a loss compares what student and teacher say
     "micro": {"context"},  # micro-lm learns the templates and answers of the real context
     "tasks": {"micro", "sandbox"},  # tape machines judge by the micro-world's rules; model-written code runs apart
@@ -64,6 +65,7 @@ BESIDE = {
         "checkpoint",
         "compare",
         "completion",
+        "dequantize",
         "export",
         "forgetting",
         "overview",

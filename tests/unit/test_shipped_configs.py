@@ -22,6 +22,7 @@ SMOLLM2 = (
     "trainer/cpu.yaml",
     "smollm2_manufactoria.yaml",
 )
+VLLM = (*SMOLLM2, "engine/vllm.yaml")
 MICRO_WORLD = ("model/micro.yaml", "task/tape_machines.yaml", "method/resd.yaml", "trainer/cpu.yaml")
 OVER_THE_QUICKSTART = [
     ("quickstart.yaml", name)
@@ -64,7 +65,9 @@ def flat(tree: object, prefix: str = "") -> dict[str, object]:
     return {key: value for name, below in tree.items() for key, value in flat(below, f"{prefix}/{name}").items()}
 
 
-@pytest.mark.parametrize("names", [*COMPOSITIONS, SMOLLM2, ("quickstart.yaml",), *OVER_THE_QUICKSTART], ids="+".join)
+@pytest.mark.parametrize(
+    "names", [*COMPOSITIONS, SMOLLM2, VLLM, ("quickstart.yaml",), *OVER_THE_QUICKSTART], ids="+".join
+)
 def test_every_shipped_composition_is_a_valid_configuration(
     monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
 ) -> None:
@@ -120,6 +123,13 @@ def test_the_real_models_run_is_eight_easy_problems_in_two_batches_of_two_update
     assert (options["data"]["batch_size"], options["data"]["inner_updates"]) == (4, 2)
     assert options["model"]["policy"]["quantization"] == "nf4"
     assert options["data"]["validation"]["temperature"] == 0.6  # type: ignore[comparison-overlap]
+
+
+def test_the_servers_engine_replaces_the_models_and_samples_at_temperature_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = parse(monkeypatch, *VLLM)["data"]
+    assert str(data["engine"]["class_path"]) == "resd_lightning.rollout.vllm.VllmEngine"
+    assert data["engine"]["init_args"]["servers"] == ["http://localhost:8000"]
+    assert (data["rollout"]["temperature"], data["rollout"]["max_new_tokens"]) == (1.0, 96)
 
 
 def test_manufactoria_preset_has_the_papers_values(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,23 +21,32 @@ def make_batch(
     pad_id: int,
     rollouts: Sequence[int] = (),
     teacher_prefix: Sequence[int] = (),
+    engine_log_probs: Sequence[Sequence[float]] | None = None,
 ) -> DistillBatch:
     """Return the padded tensors of some rollouts, numbered as the update does; no sequence of tokens may be empty.
 
-    All teacher prompts begin with `teacher_prefix`, and go on.
+    All teacher prompts begin with `teacher_prefix`, and go on. `engine_log_probs` are one per token of each response.
     """
     student_ids, student_mask = beside(student_prompts, responses, pad_id)
     teacher_ids, teacher_mask = beside([p[len(teacher_prefix) :] for p in teacher_prompts], responses, pad_id)
+    own = response_mask(responses)
     return DistillBatch(
         student_ids,
         student_mask,
         teacher_ids,
         teacher_mask,
-        response_mask(responses),
+        own,
         torch.tensor(coefficients, dtype=torch.float32),
         rollouts,
         teacher_prefix=torch.tensor(teacher_prefix, dtype=torch.long),
+        engine_log_probs=None if engine_log_probs is None else at_tokens(engine_log_probs, own),
     )
+
+
+def at_tokens(values: Sequence[Sequence[float]], mask: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+    """Return one fp32 value for each token of each response where the mask is true, zero elsewhere."""
+    flat = torch.tensor([value for row in values for value in row], dtype=torch.float32)
+    return torch.zeros(mask.shape).masked_scatter(mask, flat)  # (token,) -> (batch, time)
 
 
 def empty_batch(pad_id: int, teacher_prefix: Sequence[int] = ()) -> DistillBatch:

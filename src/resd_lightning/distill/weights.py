@@ -1,4 +1,4 @@
-"""Weights that keep rare outcomes from drowning in common ones (RESD App. B)."""
+"""Weights of the loss: of rare outcomes against common ones (RESD App. B), and of tokens that a server sampled."""
 
 from __future__ import annotations
 
@@ -39,3 +39,14 @@ def success_rate_weights(
     # Divided in float64 so that a batch of one outcome gives exact ones.
     weights = torch.where(is_success.bool(), success_weight, failure_weight).double()
     return (weights / weights.mean()).float()
+
+
+def importance_weights(
+    log_probs: Float[Tensor, "batch time"], engine_log_probs: Float[Tensor, "batch time"], clip: float
+) -> Float[Tensor, "batch time"]:
+    """Return min(p / q, clip) of each token, p the trainer's probability and q that of the program which sampled it.
+
+    Truncated importance sampling (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
+    training"): both have the same weights, and compute a little differently. No gradient flows through it.
+    """
+    return (log_probs.detach() - engine_log_probs).exp().clamp_max(clip)

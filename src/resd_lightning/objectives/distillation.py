@@ -14,9 +14,11 @@ from resd_lightning.config import ConfigError, DistillationConfig
 from resd_lightning.distill.align import empty_batch, make_batch, response_hidden, response_logits
 from resd_lightning.distill.divergence import DistillationLoss, check_divergence_settings, distillation_loss
 from resd_lightning.distill.fused import fused_distillation_loss
+from resd_lightning.distill.fused import token_log_probs as fused_token_log_probs
 from resd_lightning.distill.prefix import SharedPrefix, common_prefix
-from resd_lightning.distill.weights import success_rate_weights
+from resd_lightning.distill.weights import importance_weights, success_rate_weights
 from resd_lightning.objectives.fused_or_plain import chooses_fused
+from resd_lightning.objectives.grpo import token_log_probs
 from resd_lightning.objectives.objective import Cut, Objective, reduce_over
 from resd_lightning.policy.head import backbone_of, frozen_head
 from resd_lightning.policy.layers import obstacle_to_prefix
@@ -47,6 +49,8 @@ class DistillationObjective(Objective[DistillBatch]):
         self._can_share_prefix = False
         self._prefix_tokens = 0
         self._prefix: SharedPrefix | None = None
+        self._sampled_apart_at: float | None = None
+        self._num_counted_tokens = 1
         self.check_vocabulary(None)
 
     def check_vocabulary(self, vocab_size: int | None) -> None:
@@ -62,6 +66,15 @@ class DistillationObjective(Objective[DistillBatch]):
             )
         except ValueError as error:
             raise ConfigError(f"model.{error}") from error
+
+    def weighs_by_engine(self, is_apart: bool, temperature: float) -> None:
+        """Weigh tokens by the ratio of the trainer's to the engine's probability, where these are two programs.
+
+        Args:
+            is_apart: Whether they are.
+            temperature: The rollouts' sampling temperature, which the engine's log-probs are at.
+        """
+        self._sampled_apart_at = temperature if is_apart and self.config.importance_clip is not None else None
 
     def coefficients(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt]) -> Float[Tensor, " rollout"]:
         """Return each rollout's factor on the sum of its token losses; see `reduce_over`.
@@ -106,11 +119,23 @@ class DistillationObjective(Objective[DistillBatch]):
                 cut.pad_id,
                 chunk,
                 prefix,
+                self._engine_log_probs([rollouts[i] for i in chunk]),
             )
             for chunk in cut.chunks(lengths)
         ]
+        self._num_counted_tokens = max(1, sum(response for _, response in lengths.values()))
         filler = empty_batch(cut.pad_id, prefix)  # every rank reads the prefix, should it have nothing else to read
+        if self._sampled_apart_at is not None:  # as in every batch, so that all ranks have the same sums
+            filler.engine_log_probs = torch.zeros(filler.response_mask.shape)
         return batches + [filler] * (cut.num_slots - len(batches))
+
+    def _engine_log_probs(self, rollouts: Sequence[Rollout]) -> list[tuple[float, ...]] | None:
+        if self._sampled_apart_at is None:
+            return None
+        known = [rollout.completion.log_probs for rollout in rollouts]
+        if None in known:
+            raise RuntimeError("model.distillation.importance_clip needs log-probs, which data.engine hasn't given")
+        return [row for row in known if row is not None]
 
     def _choose_prefix(self, counted: Sequence[tuple[TeacherPrompt, Rollout]]) -> tuple[int, ...]:
         """Return the tokens that all teacher prompts begin with, if they are to be read once for all of them."""
@@ -155,25 +180,41 @@ class DistillationObjective(Objective[DistillBatch]):
         """
         if self.is_fused is None:
             self.prepare(policy)
-        result = self._fused_loss(policy, batch) if self.is_fused else self._plain_loss(policy, batch)
+        result, log_probs = self._fused_loss(policy, batch) if self.is_fused else self._plain_loss(policy, batch)
         facts = {
             "divergence": result.per_token.detach(),
             "clipped_share": result.clipped_share,
             "clipped_mass": result.clipped_mass,
         }
         self._token_facts = {name: values for name, values in facts.items() if values is not None}
-        return (result.per_token.sum(dim=-1) * batch.coefficients).sum()  # (B, T) -> (B,) -> ()
+        per_token = result.per_token
+        if log_probs is not None:
+            per_token = per_token * self._importance(log_probs, batch)
+        return (per_token.sum(dim=-1) * batch.coefficients).sum()  # (B, T) -> (B,) -> ()
+
+    def _importance(self, log_probs: Float[Tensor, "batch time"], batch: DistillBatch) -> Float[Tensor, "batch time"]:
+        clip = self.config.importance_clip
+        assert clip is not None
+        assert batch.engine_log_probs is not None  # log_probs were made for them
+        weights = importance_weights(log_probs, batch.engine_log_probs, clip)
+        shares = batch.response_mask * (not batch.is_filler) / self._num_counted_tokens
+        self._add("distillation/importance_weight", (weights * shares).sum())
+        self._add("distillation/importance_clipped_share", ((weights >= clip) * shares).sum())
+        return weights
 
     def take_token_facts(self) -> dict[str, Float[Tensor, "batch time"]]:
         """Return divergence and, where the loss tells, what was clipped; see `Objective`."""
         facts, self._token_facts = self._token_facts, {}
         return facts
 
-    def _plain_loss(self, policy: Policy, batch: DistillBatch) -> DistillationLoss:
+    def _plain_loss(
+        self, policy: Policy, batch: DistillBatch
+    ) -> tuple[DistillationLoss, Float[Tensor, "batch time"] | None]:
+        """Return the loss, and the student's log-probs of the tokens where the engine's are there to compare."""
         time = batch.response_mask.shape[1]
         teacher = self.teacher_logits(policy, batch)
         student = response_logits(policy.model, batch.student_ids, batch.student_mask, time, is_packed=policy.is_packed)
-        return distillation_loss(
+        result = distillation_loss(
             student,
             teacher,
             batch.response_mask,
@@ -183,8 +224,14 @@ class DistillationObjective(Objective[DistillBatch]):
             clip_min=self.config.clip_min,
             clip_max=self.config.clip_max,
         )
+        if batch.engine_log_probs is None or self._sampled_apart_at is None:
+            return result, None
+        ids = batch.student_ids[:, -time:]
+        return result, token_log_probs(student.detach(), ids, batch.response_mask, self._sampled_apart_at)
 
-    def _fused_loss(self, policy: Policy, batch: DistillBatch) -> DistillationLoss:
+    def _fused_loss(
+        self, policy: Policy, batch: DistillBatch
+    ) -> tuple[DistillationLoss, Float[Tensor, "batch time"] | None]:
         time, head = batch.response_mask.shape[1], frozen_head(policy)
         with policy.as_teacher() as model:
             teachers, prefix = (batch.teacher_ids, batch.teacher_mask), self._read_prefix(model, batch)
@@ -193,7 +240,7 @@ class DistillationObjective(Objective[DistillBatch]):
             del hidden
         students = (batch.student_ids, batch.student_mask)
         student = response_hidden(backbone_of(policy.model), *students, time, is_packed=policy.is_packed)
-        return fused_distillation_loss(
+        result = fused_distillation_loss(
             student,
             head,
             teacher,
@@ -206,6 +253,10 @@ class DistillationObjective(Objective[DistillBatch]):
             clip_max=self.config.clip_max,
             chunk_tokens=self.config.chunk_tokens,
         )
+        if batch.engine_log_probs is None or self._sampled_apart_at is None:
+            return result, None
+        scaled, ids = student.detach() / self._sampled_apart_at, batch.student_ids[:, -time:]
+        return result, fused_token_log_probs(scaled, head, ids, batch.response_mask, self.config.chunk_tokens)
 
     def teacher_logits(self, policy: Policy, batch: DistillBatch) -> Float[Tensor, "batch time vocab"]:
         """Return the frozen-context teacher's logits on the student's own tokens, without gradient."""

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from resd_lightning.config import GrpoConfig
 from resd_lightning.distill import fused
-from resd_lightning.distill.align import beside, response_hidden, response_logits, response_mask
+from resd_lightning.distill.align import at_tokens, beside, response_hidden, response_logits, response_mask
 from resd_lightning.objectives.fused_or_plain import chooses_fused_log_probs
 from resd_lightning.objectives.objective import Cut, Objective, reduce_over
 from resd_lightning.policy.head import backbone_of, frozen_head
@@ -223,10 +223,7 @@ def make_grpo_batch(
     """Return the padded tensors of some rollouts; all sequences of tokens must be non-empty."""
     ids, mask = beside(prompts, responses, pad_id)
     own = response_mask(responses)
-    old = None
-    if old_log_probs is not None:
-        flat = torch.tensor([value for row in old_log_probs for value in row], dtype=torch.float32)
-        old = torch.zeros(own.shape).masked_scatter(own, flat)  # (token,) -> (batch, time)
+    old = None if old_log_probs is None else at_tokens(old_log_probs, own)
     return GrpoBatch(
         ids,
         mask,

@@ -246,13 +246,25 @@ class Policy(nn.Module):
         """
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.model, PeftModel):
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                self.model.save_pretrained(scratch, selected_adapters=[STUDENT], state_dict=weights)
-                for file in (Path(scratch) / STUDENT).iterdir():  # PEFT puts a named adapter in a subfolder
-                    file.replace(folder / file.name)
+            self.save_adapter(folder, STUDENT, weights)
         else:
             self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
+
+    def save_adapter(self, folder: Path, who: View, weights: dict[str, Tensor] | None = None) -> None:
+        """Write the student's or the teacher's adapter, and nothing else, in PEFT's format.
+
+        Args:
+            folder: Made if it isn't there.
+            who: Whose.
+            weights: What `weights_to_save` returned, for a student.
+        """
+        adapter = STUDENT if self.teacher_config.kind == "live" else who
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            self.model.save_pretrained(scratch, selected_adapters=[adapter], state_dict=weights)
+            for file in (Path(scratch) / adapter).iterdir():  # PEFT puts a named adapter in a subfolder
+                file.replace(folder / file.name)
 
 
 def with_two_adapters(base: PreTrainedModel, lora: LoraSettings) -> PeftModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch.distributed as dist
 
@@ -22,6 +22,37 @@ def spread(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]
     shares: list[list[Result]] = [[] for _ in range(world)]
     dist.all_gather_object(shares, work(items[dist.get_rank() :: world]))
     return [shares[i % world][i // world] for i in range(len(items))]
+
+
+def on_first_rank(work: Callable[[], Result], failure: type[Exception]) -> Result:
+    """Return, on every rank, what `work` returns on the first; the others wait for it. All must call it together.
+
+    Raises:
+        failure: `work` raised it; on every rank alike.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return work()
+    shared: list[tuple[Result | None, str | None]] = [(None, None)]
+    raised: Exception | None = None
+    if dist.get_rank() == 0:
+        try:
+            shared = [(work(), None)]
+        except failure as error:
+            shared, raised = [(None, str(error))], error
+    dist.broadcast_object_list(shared)
+    result, reason = shared[0]
+    if reason is not None:
+        raise failure(reason) from raised
+    return cast("Result", result)
+
+
+def from_all_ranks(value: Result) -> list[Result]:
+    """Return every rank's value, in the order of ranks; all must call it together."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values: list[Result] = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def require_same(value: str, what: str) -> None:

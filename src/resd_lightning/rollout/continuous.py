@@ -107,7 +107,7 @@ class ContinuousEngine(HFEngine):
             maker = self._json_guides(policy, model)
             guides = {name: maker.guide(asked.schema, [ids]) for name, ids in zip(names, asked.prompts, strict=True)}
         sampler = RequestSampling(dict(zip(names, generators, strict=True)), asked.sampling, guides)
-        stop_ids = stop_ids_of(policy, model)
+        stop_ids = stop_ids_of(policy)
         done: dict[str, GenerationOutput] = {}
         with self._manager(policy, model, asked, sampler, stop_ids) as manager:
             # Prompts that begin alike follow each other, and what shares a batch doesn't depend on the order asked in.

@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from transformers import PreTrainedTokenizerBase
+
 from resd_lightning.config import Author, PolicyConfig, SamplingConfig
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import Completion, Message, Purpose
@@ -38,11 +40,37 @@ class GenerationRequest:
         return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
 
 
+class EngineError(RuntimeError):
+    """An engine can't go on, for a reason outside the run; nothing is lost but the update in progress."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run will ask of its engine, as far as it is known before any weight is loaded.
+
+    Attributes:
+        policy: The language model and how the trainer holds it.
+        tokenizer: The trainer's.
+        longest_tokens: Most tokens of a prompt and its response.
+        rollout: Sampling of training rollouts.
+        is_weighed: Whether a loss will read the rollouts' log-probs; see `model.distillation.importance_clip`.
+    """
+
+    policy: PolicyConfig
+    tokenizer: PreTrainedTokenizerBase
+    longest_tokens: int
+    rollout: SamplingConfig
+    is_weighed: bool
+
+
 class Engine(ABC):
     """Generates completions. Constructing one loads nothing; `attach` gives it the policy."""
 
+    is_apart = False
+    """Whether another program computes the probabilities, so that they differ a little from the trainer's."""
+
     def check(self, policy: PolicyConfig, *, is_mixed: bool) -> None:  # noqa: B027  # most engines take any
-        """Refuse what the engine can't sample from, before any weight is loaded.
+        """Refuse what the engine can't sample from, by the settings alone.
 
         Args:
             policy: How the model is to be held.
@@ -51,6 +79,22 @@ class Engine(ABC):
         Raises:
             ConfigError: It can't; the message names the key.
         """
+
+    def prepare(self, needs: Needs) -> None:  # noqa: B027  # most have nothing to check
+        """Refuse what the run's tokenizer and lengths, or programs elsewhere, don't allow.
+
+        Called before any weight is loaded, and again when training starts.
+
+        Raises:
+            ConfigError: The text says what to change.
+        """
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return what the engine has measured of itself since the last call, by metric name; the same on every rank."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027  # most hold nothing
+        """Let go of what is held outside this process."""
 
     @abstractmethod
     def attach(self, policy: Policy, run_seed: int) -> None:
@@ -70,5 +114,8 @@ class Engine(ABC):
         """Return one completion per request, in order.
 
         A prompt longer than `max_prompt_tokens` yields a skipped completion. `on_progress` is told how many requests
-        have finished since the last call.
+        have finished since the last call. All ranks call it together, some perhaps without a request.
+
+        Raises:
+            EngineError: The engine can't go on; on every rank alike.
         """

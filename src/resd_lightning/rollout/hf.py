@@ -105,7 +105,7 @@ class HFEngine(Engine):
     def _json_guides(self, policy: Policy, model: PreTrainedModel | PeftModel) -> JsonGuides:
         if self._guides is None:
             vocab_size = model.get_output_embeddings().weight.shape[0]
-            self._guides = JsonGuides(policy.tokenizer, vocab_size, stop_ids_of(policy, model))
+            self._guides = JsonGuides(policy.tokenizer, vocab_size, stop_ids_of(policy))
         return self._guides
 
 
@@ -120,7 +120,7 @@ def _generate_chunk(
     tokenizer = policy.tokenizer
     padded = tokenizer.pad({"input_ids": [list(ids) for ids in prompts]}, padding=True, return_tensors="pt")
     padded = padded.to(policy.device)
-    stop_ids = stop_ids_of(policy, model)
+    stop_ids = stop_ids_of(policy)
     output: Tensor = model.generate(
         input_ids=padded["input_ids"],
         attention_mask=padded["attention_mask"],
@@ -153,8 +153,8 @@ def completion_of(
     return Completion(text, prompt_ids, token_ids, is_truncated=end is None, log_probs=known)
 
 
-def stop_ids_of(policy: Policy, model: PreTrainedModel | PeftModel) -> set[int]:
-    """Return the tokens that end a response: the model's own and the tokenizer's."""
-    configured = model.generation_config.eos_token_id
+def stop_ids_of(policy: Policy) -> set[int]:
+    """Return the tokens that end a response: those of the base's generation config, and the tokenizer's."""
+    configured = policy.model.generation_config.eos_token_id
     many = configured if isinstance(configured, list) else [configured]
     return {int(i) for i in [*many, policy.tokenizer.eos_token_id] if i is not None}
