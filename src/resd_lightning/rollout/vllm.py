@@ -198,8 +198,8 @@ class VllmEngine(Engine):
         """
         if policy.is_sharded:
             raise ConfigError(
-                "data.engine VllmEngine saves adapters and compares log-probs rank by rank, which sharded weights don't "
-                "allow: take trainer.strategy ddp, or resd_lightning.rollout.hf.HFEngine"
+                "data.engine VllmEngine saves adapters and compares log-probs rank by rank, which sharded weights "
+                "don't allow: take trainer.strategy ddp, or resd_lightning.rollout.hf.HFEngine"
             )
         self._policy, self._run_seed = policy, run_seed
         self._adapters, self._checked_at = {}, None

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from vllm_replay import RECORDED, Replay, Trouble, recorded, replaying
 
 from resd_lightning.rollout.vllm_client import (
     Ask,
@@ -17,6 +16,7 @@ from resd_lightning.rollout.vllm_client import (
     ServerUnavailable,
     VllmServer,
 )
+from vllm_replay import RECORDED, Replay, Trouble, recorded, replaying
 
 PROMPT = (1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173)
 ASK = Ask("/models/smollm2", PROMPT, 6, 0.7, 0.95, 2**62 + 1, (2,))
