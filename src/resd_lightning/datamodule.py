@@ -304,6 +304,8 @@ class RolloutDataModule(LightningDataModule):
         trainer, module, objective = self._trainer, self.module, self.module.objective
         number = trainer.current_epoch
         examples = self.stream.batch(number)
+        # First of all: ranks whose playbooks differ ask different questions, and then wait for each other's answers.
+        require_same(module.context.fingerprint(), f"the playbooks before update {number}")
         rollouts = self.roll_out(examples, number, Purpose.ROLLOUT)  # Alg. 1 lines 3 and 4
         record = self.record = UpdateRecord(number, rollouts, {})
         measure_rollouts(record, len(examples) * self.phase.rollouts_per_prompt)

@@ -1,4 +1,4 @@
-"""The scripted trace as a task and an engine that a run in a subprocess names, and a callback that does harm."""
+"""The scripted trace as a task and an engine that a run in a subprocess names, and callbacks that do harm."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from toy import Script, SumTask
 from trace_script import ANSWERS, LINES
 
+from resd_lightning.context.playbook import Playbook
 from resd_lightning.records import MicroBatch
 from resd_lightning.rollout.scripted import ScriptedEngine
 
@@ -24,6 +25,16 @@ class TraceEngine(ScriptedEngine):
 
     def __init__(self) -> None:
         super().__init__(Script(LINES))
+
+
+class ForgetOnOneRank(Callback):
+    """Empties the playbook of the second rank behind the first update's."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_rank == 1:
+            pl_module.context.begin_update([], keep_solutions=True)
+            pl_module.context.put_playbook("", Playbook())
+            pl_module.context.seal()
 
 
 class DieOnOneRank(Callback):
