@@ -172,7 +172,10 @@ def test_a_killed_run_resumes_to_the_bit(quantization: str, tmp_path: Path) -> N
     assert any(float(step["train/loss"]) != 0 for step in jsonl(whole / "metrics.jsonl") if step["phase"] == "train")
 
 
-@pytest.mark.parametrize("laid_over", [(), ("continuous.yaml",)], ids=["static", "continuous"])
+@pytest.mark.parametrize(
+    "laid_over",
+    [pytest.param((), id="static"), pytest.param(("continuous.yaml",), id="continuous", marks=pytest.mark.slow)],
+)
 def test_a_killed_quickstart_resumes_to_the_bit(laid_over: tuple[str, ...], tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(quickstart(whole, *laid_over), tmp_path / "whole.log")
