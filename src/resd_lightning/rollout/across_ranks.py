@@ -16,11 +16,10 @@ def spread(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]
 
     With one process it is `work(items)` itself. All ranks must call it together, with the same items.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _is_shared():
         return work(items)
     world = dist.get_world_size()
-    shares: list[list[Result]] = [[] for _ in range(world)]
-    dist.all_gather_object(shares, work(items[dist.get_rank() :: world]))
+    shares = from_all_ranks(work(items[dist.get_rank() :: world]))
     return [shares[i % world][i // world] for i in range(len(items))]
 
 
@@ -30,7 +29,7 @@ def on_first_rank(work: Callable[[], Result], failure: type[Exception]) -> Resul
     Raises:
         failure: `work` raised it; on every rank alike.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _is_shared():
         return work()
     shared: list[tuple[Result | None, str | None]] = [(None, None)]
     raised: Exception | None = None
@@ -48,7 +47,7 @@ def on_first_rank(work: Callable[[], Result], failure: type[Exception]) -> Resul
 
 def from_all_ranks(value: Result) -> list[Result]:
     """Return every rank's value, in the order of ranks; all must call it together."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _is_shared():
         return [value]
     values: list[Result] = [value] * dist.get_world_size()
     dist.all_gather_object(values, value)
@@ -57,9 +56,10 @@ def from_all_ranks(value: Result) -> list[Result]:
 
 def require_same(value: str, what: str) -> None:
     """Raise `RuntimeError` unless every process of the run holds the same value; all must call it together."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return
-    values: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    values = from_all_ranks(value)
     if len(set(values)) > 1:
         raise RuntimeError(f"{what} differ between processes: {values}")
+
+
+def _is_shared() -> bool:
+    return dist.is_available() and dist.is_initialized()
