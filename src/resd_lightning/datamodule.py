@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from jinja2 import TemplateError
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from resd_lightning.algorithm import Phase, algorithm_callbacks, check_algorithm, later_phases
 from resd_lightning.config import Author, ConfigError, SamplingConfig, require
@@ -200,7 +201,11 @@ class RolloutDataModule(LightningDataModule):
             require(
                 not is_greedy, "data.rollout.temperature", "above 0 for groups that differ", self.rollout.temperature
             )
-        self.engine.check(self.module.policy_config, is_mixed=self._trainer.precision.endswith("-mixed"))
+        self.engine.check(
+            self.module.policy_config,
+            is_mixed=self._trainer.precision.endswith("-mixed"),
+            is_sharded=isinstance(self._trainer.strategy, ModelParallelStrategy),
+        )
         self._check_lengths()
 
     def _check_chats(self, examples: Sequence[Example]) -> None:

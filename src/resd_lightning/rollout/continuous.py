@@ -70,8 +70,13 @@ class ContinuousEngine(HFEngine):
         self.prefill_tokens = prefill_tokens
         self.cache_tokens = cache_tokens
 
-    def check(self, policy: PolicyConfig, *, is_mixed: bool) -> None:
+    def check(self, policy: PolicyConfig, *, is_mixed: bool, is_sharded: bool = False) -> None:
         """Refuse what pages can't be kept for; see `Engine.check`."""
+        if is_sharded:
+            raise ConfigError(
+                "data.engine ContinuousEngine generates in a thread of its own, where sharded weights can't be "
+                "gathered: take resd_lightning.rollout.hf.HFEngine, or trainer.strategy ddp"
+            )
         is_flash = policy.attention.startswith("flash_attention")
         is_known = is_flash or policy.attention in ("sdpa", "eager")
         rule = "sdpa, eager or flash_attention_* for data.engine ContinuousEngine"
@@ -79,19 +84,6 @@ class ContinuousEngine(HFEngine):
         # Autocast makes values bf16 and leaves keys in the weights' precision: one cache can't hold both.
         rule = "bfloat16 for data.engine ContinuousEngine under a mixed precision of the trainer's"
         require(not is_mixed or policy.dtype == "bfloat16", "model.policy.dtype", rule, policy.dtype)
-
-    def attach(self, policy: Policy, run_seed: int) -> None:
-        """Bind the engine to the weights and the seed.
-
-        Raises:
-            ConfigError: The weights are sharded.
-        """
-        if policy.is_sharded:
-            raise ConfigError(
-                "data.engine ContinuousEngine generates in a thread of its own, where sharded weights can't be "
-                "gathered: take resd_lightning.rollout.hf.HFEngine, or trainer.strategy ddp"
-            )
-        super().attach(policy, run_seed)
 
     def _respond(
         self,

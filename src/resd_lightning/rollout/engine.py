@@ -69,12 +69,15 @@ class Engine(ABC):
     is_apart = False
     """Whether another program computes the probabilities, so that they differ a little from the trainer's."""
 
-    def check(self, policy: PolicyConfig, *, is_mixed: bool) -> None:  # noqa: B027  # most engines take any
+    def check(  # noqa: B027  # most engines take any
+        self, policy: PolicyConfig, *, is_mixed: bool, is_sharded: bool = False
+    ) -> None:
         """Refuse what the engine can't sample from, by the settings alone.
 
         Args:
             policy: How the model is to be held.
             is_mixed: The trainer's precision is a mixed one.
+            is_sharded: The trainer's strategy gives each rank a share of the weights.
 
         Raises:
             ConfigError: It can't; the message names the key.

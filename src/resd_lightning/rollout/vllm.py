@@ -19,7 +19,7 @@ from functools import reduce
 from operator import add
 from pathlib import Path
 
-from resd_lightning.config import Author, ConfigError, SamplingConfig, require
+from resd_lightning.config import Author, ConfigError, PolicyConfig, SamplingConfig, require
 from resd_lightning.policy.views import Policy
 from resd_lightning.records import Completion, Purpose
 from resd_lightning.rollout.across_ranks import from_all_ranks, on_first_rank
@@ -123,6 +123,19 @@ class VllmEngine(Engine):
 
     # Before training
 
+    def check(self, policy: PolicyConfig, *, is_mixed: bool, is_sharded: bool = False) -> None:
+        """Refuse weights that can't be pushed; see `Engine.check`."""
+        if policy.lora is None:
+            raise ConfigError(
+                "data.engine VllmEngine is given adapters and no other weights: set model.policy.lora, or take "
+                "HFEngine for full fine-tuning"
+            )
+        if is_sharded:
+            raise ConfigError(
+                "data.engine VllmEngine saves adapters and compares log-probs rank by rank, which sharded weights "
+                "don't allow: take trainer.strategy ddp, or resd_lightning.rollout.hf.HFEngine"
+            )
+
     def prepare(self, needs: Needs) -> None:
         """Check every server against what the run will ask of it; see `Engine.prepare`.
 
@@ -130,11 +143,6 @@ class VllmEngine(Engine):
             ConfigError: A server can't be reached, serves another tokenizer, is too short, or takes no adapters; or its
                 log-probs aren't those that the run needs. The text says what to start it with.
         """
-        if needs.policy.lora is None:
-            raise ConfigError(
-                "data.engine VllmEngine is given adapters and no other weights: set model.policy.lora, or take "
-                "HFEngine for full fine-tuning"
-            )
         self._bases, modes = [], set[bool]()
         for server in self._servers:
             try:
@@ -191,16 +199,7 @@ class VllmEngine(Engine):
     # Generating
 
     def attach(self, policy: Policy, run_seed: int) -> None:
-        """Bind the engine to the weights it pushes and to the run's seed.
-
-        Raises:
-            ConfigError: The weights are sharded.
-        """
-        if policy.is_sharded:
-            raise ConfigError(
-                "data.engine VllmEngine saves adapters and compares log-probs rank by rank, which sharded weights "
-                "don't allow: take trainer.strategy ddp, or resd_lightning.rollout.hf.HFEngine"
-            )
+        """Bind the engine to the weights it pushes and to the run's seed."""
         self._policy, self._run_seed = policy, run_seed
         self._adapters, self._checked_at = {}, None
 

@@ -262,6 +262,8 @@ def test_two_precisions_in_one_cache_are_refused_by_the_key() -> None:
 def test_an_attention_without_pages_is_refused_by_the_key() -> None:
     with pytest.raises(ConfigError, match=r"model\.policy\.attention must be sdpa, eager or flash_attention_\*"):
         ContinuousEngine().check(PolicyConfig("any", attention="flex_attention"), is_mixed=False)
+    with pytest.raises(ConfigError, match=r"trainer\.strategy ddp"):
+        ContinuousEngine().check(PolicyConfig("any"), is_mixed=False, is_sharded=True)
     ContinuousEngine().check(PolicyConfig("any", attention="flash_attention_2"), is_mixed=False)
 
 
