@@ -15,10 +15,10 @@ from resd_lightning.distill.align import empty_batch, make_batch, response_hidde
 from resd_lightning.distill.divergence import DistillationLoss, check_divergence_settings, distillation_loss
 from resd_lightning.distill.fused import fused_distillation_loss
 from resd_lightning.distill.fused import token_log_probs as fused_token_log_probs
+from resd_lightning.distill.log_probs import token_log_probs
 from resd_lightning.distill.prefix import SharedPrefix, common_prefix
 from resd_lightning.distill.weights import importance_weights, success_rate_weights
 from resd_lightning.objectives.fused_or_plain import chooses_fused
-from resd_lightning.objectives.grpo import token_log_probs
 from resd_lightning.objectives.objective import Cut, Objective, reduce_over
 from resd_lightning.policy.head import backbone_of, frozen_head
 from resd_lightning.policy.layers import obstacle_to_prefix

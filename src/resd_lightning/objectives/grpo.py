@@ -10,15 +10,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from peft import PeftModel
 from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from resd_lightning.config import GrpoConfig
-from resd_lightning.distill import fused
-from resd_lightning.distill.align import at_tokens, beside, response_hidden, response_logits, response_mask
+from resd_lightning.distill.align import at_tokens, beside, response_mask
+from resd_lightning.distill.log_probs import response_log_probs
 from resd_lightning.objectives.fused_or_plain import chooses_fused_log_probs
 from resd_lightning.objectives.objective import Cut, Objective, reduce_over
 from resd_lightning.policy.head import backbone_of, frozen_head
@@ -140,14 +139,15 @@ class GrpoObjective(Objective[GrpoBatch]):
 
         Where that is fused, the logits of all tokens never exist at once; see `distill.fused`.
         """
-        own, mask = (batch.student_ids, batch.student_mask), batch.response_mask
-        time, is_packed = mask.shape[1], policy.is_packed
-        token_ids = batch.student_ids[:, -time:]
-        if self._is_fused:
-            hidden = response_hidden(backbone_of(model), *own, time, is_packed=is_packed)
-            return fused.token_log_probs(hidden / self.temperature, frozen_head(policy), token_ids, mask)
-        logits = response_logits(model, *own, time, is_packed=is_packed)
-        return token_log_probs(logits, token_ids, mask, self.temperature)
+        return response_log_probs(
+            backbone_of(model) if self._is_fused else model,
+            frozen_head(policy) if self._is_fused else None,
+            batch.student_ids,
+            batch.student_mask,
+            batch.response_mask,
+            self.temperature,
+            is_packed=policy.is_packed,
+        )
 
 
 def group_advantages(
@@ -172,22 +172,6 @@ def group_advantages(
             scale = own.std() + STD_EPSILON if normalize_by_std else 1.0
             advantages[indices] = (own - own.mean()) / scale
     return advantages
-
-
-def token_log_probs(
-    logits: Float[Tensor, "batch time vocab"],
-    token_ids: Int[Tensor, "batch time"],
-    mask: Bool[Tensor, "batch time"],
-    temperature: float,
-) -> Float[Tensor, "batch time"]:
-    """Return the log-probability of each response token, at least in fp32; zero outside the mask.
-
-    Logits outside the mask are never read, as in `distillation_loss`.
-    """
-    chosen = logits[mask]  # (batch, time, vocab) -> (token, vocab)
-    chosen = chosen.float() if chosen.dtype in (torch.bfloat16, torch.float16) else chosen
-    log_probs = -functional.cross_entropy(chosen / temperature, token_ids[mask], reduction="none")
-    return log_probs.new_zeros(mask.shape).masked_scatter(mask, log_probs)  # (token,) -> (batch, time)
 
 
 def clipped_surrogate(

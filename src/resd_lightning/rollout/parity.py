@@ -11,8 +11,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from resd_lightning.distill.align import beside, response_hidden, response_logits, response_mask
-from resd_lightning.distill.fused import token_log_probs
+from resd_lightning.distill.align import beside, response_mask
+from resd_lightning.distill.log_probs import response_log_probs
 from resd_lightning.policy.head import backbone_of, frozen_head, head_obstacle
 from resd_lightning.policy.views import STUDENT, Policy
 
@@ -66,12 +66,12 @@ def measure_gap(policy: Policy, scored: Sequence[Scored], temperature: float, nu
         num_forwards: Forward passes to run, whatever there is to compare: on several ranks others may wait for them.
     """
     gap = Gap()
-    is_headed = head_obstacle(policy) is None
+    head = frozen_head(policy) if head_obstacle(policy) is None else None
     pad = Scored((0,), (0,), (0.0,))
     with policy.frozen(STUDENT) as model:
         for index in range(num_forwards):
             one = scored[index] if index < len(scored) else pad
-            own = _log_probs(policy, model, one, temperature, is_headed).double().cpu()
+            own = _log_probs(policy, model, head, one, temperature).double().cpu()
             difference = (own - torch.tensor(one.log_probs, dtype=torch.float64)).abs()
             if index < len(scored):
                 gap += Gap(len(difference), float(difference.sum()), float(difference.max()))
@@ -79,13 +79,14 @@ def measure_gap(policy: Policy, scored: Sequence[Scored], temperature: float, nu
 
 
 def _log_probs(
-    policy: Policy, model: PreTrainedModel | PeftModel, one: Scored, temperature: float, is_headed: bool
+    policy: Policy,
+    model: PreTrainedModel | PeftModel,
+    head: Float[Tensor, "vocab hidden"] | None,
+    one: Scored,
+    temperature: float,
 ) -> Float[Tensor, " time"]:
-    """Return the student's log-probability of each token; without all logits at once where the head allows it."""
+    """Return the student's log-probability of each token of one response."""
     ids, mask = (tensor.to(policy.device) for tensor in beside([one.prompt_ids], [one.token_ids], 0))
-    own, time = response_mask([one.token_ids]).to(policy.device), len(one.token_ids)
-    if is_headed:
-        hidden = response_hidden(backbone_of(model), ids, mask, time)
-        return token_log_probs(hidden / temperature, frozen_head(policy), ids[:, -time:], own)[0]  # (1, T) -> (T,)
-    logits = response_logits(model, ids, mask, time)[0].float() / temperature  # (1, T, V) -> (T, V)
-    return logits.log_softmax(dim=-1).gather(-1, ids[0, -time:, None])[:, 0]  # (T, 1) -> (T,)
+    own = response_mask([one.token_ids]).to(policy.device)
+    reads = model if head is None else backbone_of(model)
+    return response_log_probs(reads, head, ids, mask, own, temperature)[0]  # (1, T) -> (T,)

@@ -10,13 +10,13 @@ import torch
 from conftest import make_policy, move
 from resd_lightning.config import ConfigError, GrpoConfig, TeacherConfig
 from resd_lightning.distill.align import response_logits
+from resd_lightning.distill.log_probs import token_log_probs
 from resd_lightning.objectives.grpo import (
     GrpoObjective,
     clipped_surrogate,
     group_advantages,
     k3,
     make_grpo_batch,
-    token_log_probs,
 )
 from resd_lightning.objectives.objective import Cut
 from resd_lightning.policy.views import Policy
