@@ -461,6 +461,7 @@ def _start_counting_at_zero(states: Sequence[OptimizerState], optimizers: Sequen
     Torch has no state of a sharded optimizer before its first step, and makes one by a step that changes nothing but
     the count, which corrects the bias of the moments.
     """
-    for state in [*states, *(cast("OptimizerState", {"state": optimizer.state}) for optimizer in optimizers)]:
-        for moments in state["state"].values() if state else ():  # one rank alone has the saved state
-            cast("Tensor", moments["step"]).zero_()
+    saved = [moments for state in states if state for moments in state["state"].values()]  # one rank alone has them
+    own = [moments for optimizer in optimizers for moments in optimizer.state.values()]
+    for moments in (*saved, *own):
+        cast("Tensor", moments["step"]).zero_()
