@@ -39,13 +39,13 @@ class TensorBoardText(Callback):
         """Log what the update made, where there is a TensorBoard logger."""
         module: ResdModule = pl_module  # type: ignore[assignment]
         record = module.data.record
-        if record is None or not trainer.is_global_zero:
+        sinks = [sink for sink in trainer.loggers if isinstance(sink, TensorBoardLogger)]
+        if record is None or not trainer.is_global_zero or not sinks:
             return
         texts = self._texts(module, record)
-        for sink in trainer.loggers:
-            if isinstance(sink, TensorBoardLogger):
-                for name, text in texts.items():
-                    sink.experiment.add_text(name, text, trainer.global_step)
+        for sink in sinks:
+            for name, text in texts.items():
+                sink.experiment.add_text(name, text, trainer.global_step)
         self._before = module.context.playbooks
 
     def _texts(self, module: ResdModule, record: UpdateRecord) -> dict[str, str]:
