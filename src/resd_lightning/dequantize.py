@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +14,7 @@ from transformers import PreTrainedModel
 
 from resd_lightning.config import ConfigError, PolicyConfig, require
 from resd_lightning.policy.load import load_base, load_tokenizer
+from resd_lightning.run_folder import replaced_folder
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +44,9 @@ def dequantize(
     model = load_base(policy, place)
     count = replace_quantized(model)
     require(count > 0, "base", "a model with linear layers to quantize", base)
-    scratch = target.with_name(f".{target.name}.new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    model.save_pretrained(scratch)
-    tokenizer.save_pretrained(scratch)
-    os.replace(scratch, target)
+    with replaced_folder(target) as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
     logger.info("dequantized %d layers to %s, in %s", count, dtype, target)
 
 
@@ -65,7 +62,6 @@ def replace_quantized(model: PreTrainedModel) -> int:
             plain.bias = nn.Parameter(layer.bias.data.to(layer.compute_dtype), requires_grad=False)
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, plain)
-    model.config.quantization_config = None
     model.hf_quantizer = None
     model.is_quantized = False
     for attribute in ("quantization_config", "_pre_quantization_dtype"):

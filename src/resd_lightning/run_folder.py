@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -154,6 +155,16 @@ def replace_text(path: Path, text: str) -> None:
     """Write a file in one step: readers, and a kill at any moment, see the old text or the new."""
     scratch = path.with_name(f".{path.name}.new")
     scratch.write_text(text, encoding="utf-8", errors=LONE_SURROGATES)
+    os.replace(scratch, path)
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to write, which takes the place of `path` when all is written: until then what was there stays."""
+    scratch = path.with_name(f".{path.name}.new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    yield scratch
+    shutil.rmtree(path, ignore_errors=True)
     os.replace(scratch, path)
 
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from resd_lightning.run_folder import RunFolder, append_lines, keep_lines, read_lines, replace_text
+from resd_lightning.run_folder import RunFolder, append_lines, keep_lines, read_lines, replace_text, replaced_folder
 
 
 def test_appended_lines_come_back_in_order(tmp_path: Path) -> None:
@@ -104,3 +105,18 @@ def test_students_are_listed_oldest_first(tmp_path: Path) -> None:
     for updates in (12, 0, 104, 8):
         folder.student(updates).mkdir(parents=True)
     assert [path.name for path in folder.students()] == [f"update-{n:05d}" for n in (0, 8, 12, 104)]
+
+
+def test_a_folder_takes_anothers_place_when_it_is_whole_and_not_before(tmp_path: Path) -> None:
+    target = tmp_path / "student"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with suppress(RuntimeError), replaced_folder(target) as scratch:
+        scratch.mkdir()
+        raise RuntimeError
+    assert [path.name for path in target.iterdir()] == ["old"]
+    with replaced_folder(target) as scratch:
+        scratch.mkdir()
+        (scratch / "new").write_text("new")
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]

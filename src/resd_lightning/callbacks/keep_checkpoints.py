@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from resd_lightning.run_folder import RunFolder, replace_text
+from resd_lightning.run_folder import RunFolder, replace_text, replaced_folder
 
 if TYPE_CHECKING:
     from resd_lightning.module import ResdModule
@@ -62,15 +62,12 @@ class KeepCheckpoints(Checkpoint):
             self._keep_student(trainer, module, weights)
 
     def _keep_student(self, trainer: Trainer, module: ResdModule, weights: dict[str, Tensor] | None) -> None:
-        target = self._folder.student(trainer.global_step)
-        scratch = target.with_name(f".{target.name}.new")
-        shutil.rmtree(scratch, ignore_errors=True)
-        module.loaded_policy.save_pretrained(scratch, weights)
-        replace_text(scratch / "playbook.json", module.context.to_json())
         earlier = [] if module.loaded_policy.has_adapters else self._folder.students()
-        for folder in {target, *earlier}:
-            shutil.rmtree(folder, ignore_errors=True)
-        os.replace(scratch, target)
+        with replaced_folder(self._folder.student(trainer.global_step)) as scratch:
+            module.loaded_policy.save_pretrained(scratch, weights)
+            replace_text(scratch / "playbook.json", module.context.to_json())
+            for folder in earlier:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _save_last(self, trainer: Trainer) -> None:
         last = self._folder.last_checkpoint
