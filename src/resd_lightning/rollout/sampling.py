@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
 from resd_lightning.config import SamplingConfig
-
-LIKELIEST = 1024
-"""Tokens among which the nucleus is looked for first."""
 
 
 class SeededSampling(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
@@ -55,32 +52,29 @@ def draw(
     noise = torch.empty_like(tempered)
     for row, generator in zip(noise, generators, strict=True):
         row.exponential_(generator=generator)
-    noisy = keep_nucleus(tempered, sampling.top_p) - noise.log_()  # -log(Exp(1)) is standard Gumbel
-    drawn = noisy.argmax(dim=-1, keepdim=True)  # (batch, vocab) -> (batch, 1)
+    noisy = tempered - noise.log_()  # -log(Exp(1)) is standard Gumbel
+    drawn = first_in_nucleus(noisy, tempered, sampling.top_p)
     return noisy, tempered.gather(-1, drawn).squeeze(-1) - tempered.logsumexp(dim=-1)
 
 
-def keep_nucleus(logits: Float[Tensor, "batch vocab"], top_p: float) -> Float[Tensor, "batch vocab"]:
-    """Return the logits with all but the smallest set of tokens that holds `top_p` of the mass at minus infinity.
+def first_in_nucleus(
+    noisy: Float[Tensor, "batch vocab"], logits: Float[Tensor, "batch vocab"], top_p: float
+) -> Int[Tensor, "batch 1"]:
+    """Return the token of each row that has the largest of `noisy` within the nucleus of `logits`.
 
-    Tokens as likely as the set's last are kept with it, so the set doesn't depend on how equals are sorted. Where a
-    few of the likeliest tokens hold the mass, as models have it, the others are never sorted.
+    The nucleus is the smallest set of likeliest tokens that holds `top_p` of the mass; tokens as likely as its last
+    belong to it, so it doesn't depend on how equals are ordered. A token is in it where all likelier ones together hold
+    less than `top_p`. That is one sum, so nothing is sorted: the largest is looked at, and if it lies outside, as at
+    most a share 1 - `top_p` of samples does, it is set to minus infinity in `noisy` with all that are no likelier.
     """
+    drawn = noisy.argmax(dim=-1, keepdim=True)  # (batch, vocab) -> (batch, 1)
     if top_p >= 1.0:
-        return logits
-    total = logits.logsumexp(dim=-1, keepdim=True)
-    least, is_whole = _least_likely(logits, total, top_p, min(LIKELIEST, logits.shape[1]))
-    if logits.shape[1] > LIKELIEST and not bool(is_whole.all()):
-        least[~is_whole] = _least_likely(logits[~is_whole], total[~is_whole], top_p, logits.shape[1])[0]
-    return logits.masked_fill(logits < least, -torch.inf)
-
-
-def _least_likely(
-    logits: Float[Tensor, "row vocab"], total: Float[Tensor, "row 1"], top_p: float, size: int
-) -> tuple[Float[Tensor, "row 1"], Bool[Tensor, " row"]]:
-    """Return the least logit in the nucleus, looked for among the `size` largest, and whether these hold `top_p`."""
-    likeliest = logits.topk(size, dim=-1).values
-    mass = (likeliest - total).exp().cumsum(dim=-1)
-    # As many as have less than top_p of the mass before them: the first token always has none.
-    kept = (mass < top_p).sum(dim=-1, keepdim=True).clamp_max(size - 1)
-    return likeliest.gather(-1, kept), mass[:, -1] >= top_p
+        return drawn
+    mass = logits.softmax(dim=-1)
+    while True:
+        is_likelier = logits > logits.gather(-1, drawn)
+        is_outside = (mass * is_likelier).sum(dim=-1, keepdim=True) >= top_p
+        if not bool(is_outside.any()):
+            return drawn
+        noisy.masked_fill_(is_outside & ~is_likelier, -torch.inf)
+        drawn = noisy.argmax(dim=-1, keepdim=True)

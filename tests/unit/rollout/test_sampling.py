@@ -9,7 +9,7 @@ from torch import Tensor
 from resd_lightning.config import SamplingConfig
 from resd_lightning.records import Purpose
 from resd_lightning.rollout.engine import GenerationRequest
-from resd_lightning.rollout.sampling import SeededSampling, keep_nucleus
+from resd_lightning.rollout.sampling import SeededSampling, first_in_nucleus
 
 CPU = torch.device("cpu")
 PROBABILITIES = torch.tensor([0.4, 0.25, 0.15, 0.1, 0.06, 0.03, 0.01])
@@ -56,43 +56,53 @@ def test_temperature_divides_the_logits(temperature: float) -> None:
     assert chi_square(drawn, PROBABILITIES) > 22.5
 
 
+def nucleus(logits: Tensor, top_p: float) -> set[int]:
+    """The tokens that are returned where noise puts them first; one row for each."""
+    rows = logits.expand(len(logits), -1)
+    drawn = first_in_nucleus(torch.eye(len(logits), dtype=logits.dtype), rows, top_p).squeeze(-1)
+    return {token for token in range(len(logits)) if drawn[token] == token}
+
+
 @pytest.mark.parametrize(
     ("top_p", "support"),
     [(0.3, 1), (0.5, 2), (0.7, 3), (0.85, 4), (0.92, 5), (0.98, 6), (1.0, 7)],
 )
 def test_the_nucleus_is_the_smallest_set_that_holds_top_p(top_p: float, support: int) -> None:
     shuffled = torch.tensor([3, 0, 6, 1, 5, 2, 4])  # the order of tokens must not matter
-    kept = keep_nucleus(LOGITS[shuffled][None], top_p)[0]
-    assert {int(shuffled[i]) for i in range(7) if kept[i] > -torch.inf} == set(range(support))
-    assert torch.equal(kept[kept > -torch.inf], LOGITS[shuffled][kept > -torch.inf])  # the rest is left alone
+    assert {int(shuffled[i]) for i in nucleus(LOGITS[shuffled], top_p)} == set(range(support))
     assert PROBABILITIES[:support].sum() >= top_p - 1e-6
     assert support == 1 or PROBABILITIES[: support - 1].sum() < top_p
 
 
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.95, 0.999])
-def test_over_a_large_vocabulary_peaked_and_flat_rows_get_the_nucleus_that_sorting_all_gives(top_p: float) -> None:
-    noise = torch.randn(4, 5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    logits = noise * torch.tensor([[8.0], [1.0], [0.01], [3.0]])  # from a few likely tokens to all alike
+def test_samples_are_those_of_a_nucleus_found_by_sorting(top_p: float) -> None:
+    numbers = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 5000, generator=numbers, dtype=torch.float64)
+    logits *= torch.tensor([[8.0], [1.0], [0.01], [3.0]])  # from a few likely tokens to all alike
     descending, order = logits.sort(dim=-1, descending=True)
     mass = descending.softmax(dim=-1)
-    expected = torch.empty_like(logits).scatter_(
-        -1, order, descending.masked_fill(mass.cumsum(dim=-1) - mass >= top_p, -torch.inf)
-    )
-    assert torch.equal(keep_nucleus(logits, top_p), expected)
-    for row, alone in zip(expected, logits, strict=True):  # whoever shares the batch
-        assert torch.equal(keep_nucleus(alone[None], top_p)[0], row)
+    kept = descending.masked_fill(mass.cumsum(dim=-1) - mass >= top_p, -torch.inf)
+    expected = torch.empty_like(logits).scatter_(-1, order, kept)
+    for _ in range(50):
+        noise = -torch.empty_like(logits).exponential_(generator=numbers).log()
+        noisy = logits + noise
+        drawn = first_in_nucleus(noisy, logits, top_p)
+        assert torch.equal(drawn, (expected + noise).argmax(dim=-1, keepdim=True))
+        assert torch.equal(drawn, noisy.argmax(dim=-1, keepdim=True))  # what was passed over is no longer the largest
+        for row in range(4):  # whoever shares the batch
+            alone = (logits + noise)[row : row + 1]
+            assert torch.equal(first_in_nucleus(alone, logits[row : row + 1], top_p)[0], drawn[row])
 
 
-def test_tokens_as_likely_as_the_last_of_the_nucleus_are_kept_with_it() -> None:
-    kept = keep_nucleus(torch.tensor([[2.0, 0.0, 1.0, 1.0, 1.0]]), 0.6)
-    assert (kept > -torch.inf).tolist() == [[True, False, True, True, True]]
+def test_tokens_as_likely_as_the_last_of_the_nucleus_are_in_it() -> None:
+    assert nucleus(torch.tensor([2.0, 0.0, 1.0, 1.0, 1.0]), 0.6) == {0, 2, 3, 4}
 
 
 def test_forbidden_tokens_stay_forbidden() -> None:
-    logits = torch.tensor([[0.0, -torch.inf, -torch.inf, 1.0]])
-    for top_p in (0.5, 0.9, 0.9999999):
-        assert not (keep_nucleus(logits, top_p)[0, 1:3] > -torch.inf).any()
-    assert keep_nucleus(logits, 0.9).isfinite().sum() == 2
+    logits = torch.tensor([0.0, -torch.inf, -torch.inf, 1.0])
+    for top_p in (0.9, 0.9999999):
+        assert nucleus(logits, top_p) == {0, 3}
+    assert nucleus(logits, 0.5) == {3}
 
 
 def test_samples_of_a_nucleus_follow_its_renormalised_softmax() -> None:
