@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList, Qwen3Config
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList, Qwen3Config, Qwen3MoeConfig
 
 from resd_lightning.compare.launch import cpu
 from resd_lightning.config import DistillationConfig, LoraSettings, PolicyConfig, SamplingConfig, TeacherConfig
@@ -44,6 +44,8 @@ from resd_lightning.policy.views import Policy
 from resd_lightning.rollout.sampling import SeededSampling
 
 Settings = dict[str, object]
+
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 CASES: dict[str, Settings] = {
     "fused": {},
@@ -65,30 +67,39 @@ CASES: dict[str, Settings] = {
     "eager": {"attention": "eager"},
     "dropout": {"dropout": 0.1},
     "some_layers": {"target_modules": ["q_proj", "v_proj"]},
+    "experts": {"experts": True},
+    "experts_checkpointing": {"experts": True, "checkpointing": True},
+    "experts_mixed_checkpointing": {"experts": True, "dtype": "bfloat16", "mixed": True, "checkpointing": True},
 }
 """What each differs in from LoRA on all layers of an fp32 base, the fused loss, SDPA, and no checkpointing."""
 
 
-def write_base(folder: Path, options: argparse.Namespace) -> None:
-    """Write a random Qwen3."""
-    config = Qwen3Config(
-        vocab_size=options.vocab,
-        hidden_size=options.hidden,
-        num_hidden_layers=options.layers,
-        num_attention_heads=options.hidden // 64,
-        num_key_value_heads=options.hidden // 256,
-        head_dim=64,
-        intermediate_size=3 * options.hidden,
-        tie_word_embeddings=True,
-        max_position_embeddings=40960,
-    )
+def write_base(folder: Path, case: Settings, options: argparse.Namespace) -> None:
+    """Write a random Qwen3, or one with 16 experts of which a token meets four."""
+    sizes = {
+        "vocab_size": options.vocab,
+        "hidden_size": options.hidden,
+        "num_hidden_layers": options.layers,
+        "num_attention_heads": options.hidden // 64,
+        "num_key_value_heads": options.hidden // 256,
+        "head_dim": 64,
+        "intermediate_size": 3 * options.hidden,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 40960,
+    }
+    if case.get("experts", False):
+        of_experts = {"moe_intermediate_size": 3 * options.hidden // 8, "num_experts": 16, "num_experts_per_tok": 4}
+        config = Qwen3MoeConfig(**sizes, **of_experts)
+    else:
+        config = Qwen3Config(**sizes)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
 
 
 def run_of(case: Settings, base: Path, options: argparse.Namespace) -> Run:
     """Return a case as the run it stands for."""
-    lora = LoraSettings(dropout=case.get("dropout", 0.0), target_modules=case.get("target_modules", "all-linear"))
+    adapted = ATTENTION if case.get("experts", False) else case.get("target_modules", "all-linear")
+    lora = LoraSettings(dropout=case.get("dropout", 0.0), target_modules=adapted)
     policy = PolicyConfig(
         base=str(base),
         dtype=case.get("dtype", "float32"),
@@ -219,7 +230,7 @@ def one_case(name: str, measured: dict[str, int] | None, options: argparse.Names
     """Predict one case, and measure it in this process unless that has been done."""
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        write_base(Path(folder), options)
+        write_base(Path(folder), CASES[name], options)
         run = run_of(CASES[name], Path(folder), options)
         predicted = predict(run)
         measured = measure(run, torch.device(options.device)) if measured is None else measured

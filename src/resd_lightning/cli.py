@@ -41,7 +41,7 @@ from resd_lightning.forgetting import forgetting
 from resd_lightning.module import ResdModule
 from resd_lightning.overview import COMMANDS as DOES
 from resd_lightning.overview import answer
-from resd_lightning.plan.command import CARDS, Composed, choose_card, plan_run
+from resd_lightning.plan.command import CARDS, Composed, choose_card, count_devices, plan_run, strategy_asked
 from resd_lightning.plan.prompts import measure_prompts
 from resd_lightning.playbook_command.attempt import TryPlaybook, attempt_table
 from resd_lightning.playbook_command.commands import COMMANDS
@@ -52,7 +52,7 @@ from resd_lightning.run_folder import RunFolder
 from resd_lightning.show import show
 from resd_lightning.terminal import INTERRUPTED, Interrupted, ResdParser, below, log_to_standard_error
 from resd_lightning.tool_parser import ToolParser
-from resd_lightning.training import GRADIENT_CLIP_VAL, check_arguments, derived_arguments
+from resd_lightning.training import GRADIENT_CLIP_VAL, check_arguments, check_strategy, derived_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -362,8 +362,10 @@ class _PlanningCLI(_ComposingCLI):
         trainer = self.config["fit"]["trainer"]
         self.card = choose_card(*(self.config["fit"][key] for key in ("card", "card_gib", "reserve_gib")))
         self.precision, self.accelerator = str(trainer["precision"]), str(trainer["accelerator"])
-        if trainer["devices"] not in ("auto", 1, "1") or trainer["strategy"] not in ("auto", "ddp"):
-            self.notes.append("the plan is for each of several devices alike; sharding would need less")
+        self.ranks = count_devices(trainer["devices"]) * int(trainer["num_nodes"])
+        self.strategy = strategy_asked(trainer["strategy"])
+        if trainer["devices"] in ("auto", -1, "-1"):
+            self.notes.append(f"trainer.devices {trainer['devices']} is planned as one device")
         for key, value in {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}.items():
             trainer[key] = value
 
@@ -374,6 +376,7 @@ class _PlanningCLI(_ComposingCLI):
         self.trainer.strategy.connect(self.model)
         self.model.trainer = self.datamodule.trainer = self.trainer
         self.model.check_settings()
+        check_strategy(self.strategy, self.ranks, self.model.policy_config, self.model.optimizer_config)
         self.datamodule.check_settings(stage, num_updates=self._count_updates())
 
     def composed(self) -> Composed:
@@ -386,7 +389,7 @@ class _PlanningCLI(_ComposingCLI):
         except (ValueError, OSError, ImportError, TemplateError) as error:
             reason = " ".join(str(error).split())
             self.notes.append(f"training prompts aren't measured, and `resd fit` will refuse to start: {reason}")
-        return Composed(module, data, self.precision, self.accelerator, prompts, self.notes)
+        return Composed(module, data, self.precision, self.ranks, self.strategy, self.accelerator, prompts, self.notes)
 
 
 C = TypeVar("C", bound=_ComposingCLI)

@@ -42,7 +42,7 @@ from resd_lightning.objectives.fused_or_plain import check_fused
 from resd_lightning.objectives.grpo import GrpoObjective
 from resd_lightning.objectives.mixture import MixtureObjective
 from resd_lightning.objectives.objective import Objective
-from resd_lightning.policy.load import BaseFacts, load_policy, load_tokenizer, read_base_facts
+from resd_lightning.policy.load import BaseFacts, check_quantization, load_policy, load_tokenizer, read_base_facts
 from resd_lightning.policy.offload import activations_on_cpu
 from resd_lightning.policy.shard import whole
 from resd_lightning.policy.views import Policy
@@ -184,9 +184,11 @@ class ResdModule(LightningModule):
         """Check the settings against the base's config file alone.
 
         Raises:
-            ConfigError: See `read_base_facts`, `check_fused`; or `model.distillation.top_k` is above the vocabulary.
+            ConfigError: See `read_base_facts`, `check_quantization`, `check_fused`; or `model.distillation.top_k` is
+                above the vocabulary.
         """
         self._distillation.check_vocabulary(self.facts.vocab_size)
+        check_quantization(self.policy_config)
         check_fused(self.distillation_config, self.teacher_config, self.policy_config, self.facts)
 
     def configure_model(self) -> None:

@@ -9,6 +9,8 @@ this is Llama's with adapters on a frozen base, as transformers, PEFT and PyTorc
 - A norm computes in fp32 and keeps its input so. Where the residual stream is in 16 bits, that is a copy.
 - SiLU keeps its input, the product of gate and up keeps both factors: three times the MLP's width.
 - Flash attention (Dao et al. 2022) keeps queries, keys, values, its output and one fp32 number for each query.
+- A mixture of experts works on a row for each pair of token and expert. The router's weights need a gradient, as they
+  come from the residual stream, so what they multiply, the experts' output, is kept.
 - A mask, which padding needs, repeats keys and values for each query's head and is kept as floats of (time x time).
 
 Widths are in numbers for each token; `benchmarks/plan.py` compares the sums with measured peaks.
@@ -18,6 +20,9 @@ from __future__ import annotations
 
 from resd_lightning.plan.run import Run
 from resd_lightning.plan.shape import Linear
+
+EXPERTS_BACKWARD = 3
+"""Gradients as wide as the experts' output that exist at once: of the rows in the tokens' order, weighted and not."""
 
 
 def kept_by_layer(run: Run, batch: int, time: int) -> int:
@@ -54,8 +59,10 @@ def backward(run: Run, batch: int, time: int) -> int:
     among which its input is there already where the norm needs no copy of it.
     """
     shape, tokens, width = run.shape, batch * time, run.compute_bytes
-    adapters_part = 4 if _casts_to_fp32(run) else width
-    down = tokens * shape.intermediate * (width + adapters_part)
+    if shape.experts is not None:
+        down = tokens * shape.experts.per_token * EXPERTS_BACKWARD * shape.hidden * run.stored_bytes
+    else:
+        down = tokens * shape.intermediate * (width + (4 if _casts_to_fp32(run) else width))
     gradient = _layer_input(run, batch, time)
     again = 0
     if run.policy.gradient_checkpointing:
@@ -80,9 +87,12 @@ def without_gradient(run: Run, batch: int, time: int) -> int:
     turning = 3 * (4 if shape.has_head_norms else width) * shape.query
     attention = tokens * (3 * stream + width * (shape.query + 2 * shape.key) + turning)
     around = tokens * (4 * stream + cast)
-    is_adapted = any(linear.rank > 0 for linear in shape.linears if linear.name == "up_proj")
-    inside = (4 if is_adapted else 3) * tokens * width * shape.intermediate
-    mlp = around + max(inside, inside // 2 + weight_copy(run))
+    if shape.experts is not None:  # what experts read and write, weighted, and in the tokens' order again
+        mlp = around + 4 * tokens * shape.experts.per_token * shape.hidden * run.stored_bytes
+    else:
+        is_adapted = any(linear.rank > 0 for linear in shape.linears if linear.name == "up_proj")
+        inside = (4 if is_adapted else 3) * tokens * width * shape.intermediate
+        mlp = around + max(inside, inside // 2 + weight_copy(run))
     return max(norm, attention + _working_squares(run, batch, time), mlp) + mask_bytes(run, batch, time)
 
 
@@ -119,7 +129,11 @@ def _kept_by_attention(run: Run) -> int:
 
 
 def _kept_by_mlp(run: Run) -> int:
-    return 3 * run.compute_bytes * run.shape.intermediate
+    experts = run.shape.experts
+    if experts is None:
+        return 3 * run.compute_bytes * run.shape.intermediate
+    rows = run.stored_bytes * (3 * experts.intermediate + experts.hidden) + 3 * 8  # and three lists of indices
+    return experts.per_token * rows + 4 * experts.number  # and the router's softmax
 
 
 def _kept_inputs(run: Run) -> dict[str, int]:

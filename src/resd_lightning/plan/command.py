@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
+from typing import cast
 
+from jsonargparse import Namespace
+from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
 from rich.console import Console
 
 from resd_lightning.algorithm import algorithm_callbacks
@@ -18,23 +22,24 @@ from resd_lightning.plan.memory import phases
 from resd_lightning.plan.prompts import PromptLengths
 from resd_lightning.plan.report import Plan, show_plan
 from resd_lightning.plan.run import Call, Device, Run
+from resd_lightning.plan.seconds import Speed, least_seconds
 from resd_lightning.plan.shape import read_shape
 from resd_lightning.plan.weights import trained_weights
-from resd_lightning.plan.work import against_sdpo, work
+from resd_lightning.plan.work import Work, against_sdpo, work
 from resd_lightning.rollout.hf import HFEngine
 from resd_lightning.run_folder import replace_text
 
 CARDS = {
-    "l4": 22.5,
-    "rtx3090": 24.0,
-    "rtx4090": 24.0,
-    "a100-40gb": 40.0,
-    "l40s": 45.0,
-    "h100": 79.6,
-    "a100-80gb": 80.0,
-    "h200": 140.4,
+    "l4": (22.5, Speed(121, 300)),
+    "rtx3090": (24.0, Speed(71, 936)),
+    "rtx4090": (24.0, Speed(165, 1008)),
+    "a100-40gb": (40.0, Speed(312, 1555)),
+    "l40s": (45.0, Speed(362, 864)),
+    "h100": (79.6, Speed(989, 3350)),
+    "a100-80gb": (80.0, Speed(312, 2039)),
+    "h200": (140.4, Speed(989, 4800)),
 }
-"""Memory in GiB as nvidia-smi shows it."""
+"""Memory in GiB as nvidia-smi shows it, and NVIDIA's data sheets; of A100, H100 and H200 the SXM modules."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +50,8 @@ class Composed:
         module: The module.
         data: The datamodule.
         precision: The trainer's precision as it was asked for.
+        ranks: How many devices it asks for, on all nodes.
+        strategy: How they share the work.
         accelerator: The trainer's accelerator as it was asked for.
         prompts: Lengths of training prompts; None where they aren't at hand.
         notes: What isn't at hand or isn't counted.
@@ -53,9 +60,28 @@ class Composed:
     module: ResdModule
     data: RolloutDataModule
     precision: str
+    ranks: int
+    strategy: Strategy
     accelerator: str
     prompts: PromptLengths | None
     notes: list[str]
+
+
+def count_devices(asked: int | str | list[int]) -> int:
+    """Return how many devices of a node `trainer.devices` asks for; one where it leaves that to the machine."""
+    if asked in ("auto", -1, "-1"):
+        return 1
+    if isinstance(asked, str) and "," in asked:
+        return len([device for device in asked.split(",") if device.strip()])
+    return len(asked) if isinstance(asked, list) else int(asked)
+
+
+def strategy_asked(asked: str | Namespace) -> Strategy:
+    """Return `trainer.strategy` as Lightning would make it, with no device behind it."""
+    if isinstance(asked, Namespace):
+        module, _, name = asked.class_path.rpartition(".")
+        return cast("Strategy", getattr(import_module(module), name)(**vars(asked.init_args)))
+    return SingleDeviceStrategy() if asked == "auto" else cast("Strategy", StrategyRegistry.get(asked))
 
 
 def choose_card(name: str | None, gib: float | None, reserve_gib: float) -> Card:
@@ -68,11 +94,13 @@ def choose_card(name: str | None, gib: float | None, reserve_gib: float) -> Card
         raise ConfigError("give one of --card_gib, the card's memory in GiB, and --card, its name")
     if name is not None and name not in CARDS:
         raise ConfigError(f"--card {name} is none of {sorted(CARDS)}: give its memory by --card_gib")
-    gib = CARDS[name] if name is not None else gib
+    speed = None
+    if name is not None:
+        gib, speed = CARDS[name]
     assert gib is not None  # one of the two is
     require(gib > 0, "--card_gib", "above 0", gib)
     require(0 <= reserve_gib < gib, "--reserve_gib", f"at least 0 and less than the card's {gib:g}", reserve_gib)
-    return Card(name or "the card", gib, reserve_gib)
+    return Card(name or "the card", gib, reserve_gib, speed)
 
 
 def run_of(composed: Composed) -> Run:
@@ -107,7 +135,15 @@ def run_of(composed: Composed) -> Run:
         context=tuple(call for kind, call in asked.items() if any(isinstance(line, kind) for line in lines)),
         validation=data.validation.max_new_tokens,
         validations=data.validation_batch_size * data.validation_samples,
+        ranks=composed.ranks,
+        is_sharded=isinstance(composed.strategy, ModelParallelStrategy),
     )
+
+
+def _seconds(run: Run, phase: Work, card: Card) -> float | None:
+    if card.speed is None or run.device == "cpu" or run.compute_bytes > 2:
+        return None
+    return least_seconds(run, phase, card.speed)
 
 
 def plan_run(composed: Composed, card: Card, json_file: str | None) -> int:
@@ -134,7 +170,8 @@ def plan_run(composed: Composed, card: Card, json_file: str | None) -> int:
         phases=phases(run),
         largest=largest_values(run, card),
         suggestions=suggestions(run, card),
-        work=work(updates),
+        work=[(phase, _seconds(updates, phase, card)) for phase in work(updates)],
+        ranks=run.ranks,
         against_sdpo=against_sdpo(updates),
         prompts=composed.prompts,
         prompt_limit=run.prompt,

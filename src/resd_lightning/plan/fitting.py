@@ -8,22 +8,25 @@ from dataclasses import dataclass, replace
 from resd_lightning.config import LoraSettings
 from resd_lightning.plan.memory import GIB, peak, phases
 from resd_lightning.plan.run import Run
+from resd_lightning.plan.seconds import Speed
 from resd_lightning.plan.shape import read_shape
 
 
 @dataclass(frozen=True)
 class Card:
-    """The memory that a run may take.
+    """The memory that a run may take on each device.
 
     Attributes:
         name: How the user called it.
         gib: Its memory, in GiB.
         reserve_gib: What the plan doesn't count: the driver's context, libraries' workspaces, gaps between blocks.
+        speed: How fast it is; None where only its memory was given.
     """
 
     name: str
     gib: float
     reserve_gib: float
+    speed: Speed | None = None
 
     @property
     def room(self) -> int:
@@ -62,14 +65,16 @@ def largest_values(run: Run, card: Card) -> dict[str, int]:
     responses generated at once.
     """
     found = {
-        "data.micro_batch_size": _largest(lambda n: fits(replace(run, micro_batch=n), card), run.rollouts),
+        "data.micro_batch_size": _largest(
+            lambda n: fits(replace(run, micro_batch=n), card), run.on_a_rank(run.rollouts)
+        ),
         "data.rollout.max_new_tokens": _largest(
             lambda n: fits(replace(run, response=n), card),
             run.shape.max_positions - max(run.prompt, run.teacher_prompt if run.distills else 0),
         ),
     }
     if run.engine_batch is not None:
-        most = max(run.rollouts, run.validations)
+        most = run.on_a_rank(max(run.rollouts, run.validations))
         found["data.engine.init_args.batch_size"] = _largest(
             lambda n: fits(replace(run, engine_batch=n), card), max(most, run.engine_batch)
         )

@@ -6,8 +6,9 @@ from resd_lightning.plan.activations import weight_copy, without_gradient
 from resd_lightning.plan.run import Call, Run
 from resd_lightning.plan.weights import Item, head_cast, head_copies
 
-SAMPLER_BYTES = 48
-"""Bytes for each logit of a step: as computed, fp32, tempered, noise, the nucleus's sort (rollout/sampling.py)."""
+SAMPLER_BYTES = 4 + 4 + 4 + 4 + 4 + 4 + 4 + 1
+"""Bytes for each logit of a step (rollout/sampling.py): as computed, fp32, tempered, noise, noisy, mass, the mass of
+likelier tokens, and which these are."""
 
 
 def cache_bytes_per_token(run: Run) -> int:
@@ -28,7 +29,7 @@ def generation(run: Run, call: Call) -> tuple[Item, ...]:
     """
     if run.engine_batch is None or call.sequences == 0:
         return ()
-    batch = min(run.engine_batch, call.sequences)
+    batch = min(run.engine_batch, run.on_a_rank(call.sequences))
     per_token = cache_bytes_per_token(run)
     sampler = Item("sampler", batch * run.shape.vocab * SAMPLER_BYTES)
     work = max(without_gradient(run, batch, call.prompt), _first_logits(run, batch))

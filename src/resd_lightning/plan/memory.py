@@ -8,7 +8,7 @@ from resd_lightning.plan.activations import backward, kept_by_last_norm, kept_by
 from resd_lightning.plan.generation import generation
 from resd_lightning.plan.losses import from_teacher, loss, teacher_output
 from resd_lightning.plan.run import Call, Run
-from resd_lightning.plan.weights import Item, optimizer_step, resident
+from resd_lightning.plan.weights import Item, gathered, optimizer_step, resident
 
 GIB = 2**30
 
@@ -33,16 +33,19 @@ class Phase:
 
 def phases(run: Run) -> list[Phase]:
     """Return the phases of an update, and a validation, in their order."""
-    always = resident(run)
-    found = [Phase("rollout", always + generation(run, run.rollout))]
-    calls = [Phase(", ".join(call.name for call in run.context), always + _largest_call(run))] if run.context else []
+    always, working = resident(run), gathered(run, 2)
+    generating = always if run.engine_batch is None else always + gathered(run, run.shape.layers)
+    found = [Phase("rollout", generating + generation(run, run.rollout))]
+    calls = (
+        [Phase(", ".join(call.name for call in run.context), generating + _largest_call(run))] if run.context else []
+    )
     if run.distills:
-        found += [*calls, Phase("teacher forward", always + teacher(run))]
-    found.append(Phase("student forward and backward", always + student(run)))
+        found += [*calls, Phase("teacher forward", always + working + teacher(run))]
+    found.append(Phase("student forward and backward", always + working + student(run)))
     found.append(Phase("optimizer step", (*always, Item("square roots of the second moments", optimizer_step(run)))))
     if run.engine_batch is not None:
         call = Call("validation", run.prompt, run.validation, run.validations)
-        found.append(Phase("validation", always + generation(run, call)))
+        found.append(Phase("validation", generating + generation(run, call)))
     return found
 
 

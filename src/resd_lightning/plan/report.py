@@ -26,7 +26,8 @@ class Plan:
         phases: What holds memory in each phase.
         largest: The largest values that fit, by key; 0 where none does.
         suggestions: Changes that would help, where the run doesn't fit.
-        work: Tokens and operations of an update.
+        work: The phases of an update, over all ranks, and the least seconds each takes where that is known.
+        ranks: Devices that share the prompts.
         against_sdpo: What the context's phases make of an update; None where there are none.
         prompts: Lengths of training prompts; None where they aren't at hand.
         prompt_limit: Longest prompt, in tokens.
@@ -41,7 +42,8 @@ class Plan:
     phases: list[Phase]
     largest: dict[str, int]
     suggestions: list[Suggestion]
-    work: list[Work]
+    work: list[tuple[Work, float | None]]
+    ranks: int
     against_sdpo: Ratio | None
     prompts: PromptLengths | None
     prompt_limit: int
@@ -60,7 +62,9 @@ class Plan:
     def as_json(self) -> dict[str, object]:
         """Return everything, with amounts of memory in bytes."""
         phases = [{**asdict(phase), "bytes": phase.bytes} for phase in self.phases]
-        return {**asdict(self), "phases": phases, "peak": self.peak.name, "fits": self.fits, "room": self.card.room}
+        work = [{**asdict(phase), "least_s": seconds} for phase, seconds in self.work]
+        found = {"phases": phases, "work": work, "peak": self.peak.name, "fits": self.fits, "room": self.card.room}
+        return asdict(self) | found
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -69,8 +73,9 @@ def show_plan(plan: Plan, console: Console) -> None:
     console.print(f"{plan.base}: {size}; loss {plan.loss}", highlight=False)
     console.print(memory_table(plan))
     card, room = plan.card, plan.card.room / GIB
+    name = card.name if plan.ranks == 1 else f"{card.name}, each of {plan.ranks}"
     console.print(
-        f"{card.name}: {card.gib:g} GiB, less {card.reserve_gib:g} GiB for the driver's context, workspaces and gaps: "
+        f"{name}: {card.gib:g} GiB, less {card.reserve_gib:g} GiB for the driver's context, workspaces and gaps: "
         f"{room:.2f} GiB. {'It fits' if plan.fits else 'It does not fit'}: the peak is {_gib(plan.peak.bytes)} GiB, in "
         f"the phase {plan.peak.name}.",
         highlight=False,
@@ -140,13 +145,21 @@ def largest_table(plan: Plan) -> Table:
 
 
 def work_table(plan: Plan) -> Table:
-    """Return tokens and operations of an update."""
-    table = Table(title="One update at these limits, if every rollout fails")
-    for name in ("phase", "sequences", "tokens read", "tokens written", "TFLOP"):
+    """Return tokens, operations and the least time of an update."""
+    devices = f" on {plan.ranks} devices" if plan.ranks > 1 else ""
+    table = Table(title=f"One update{devices} at these limits, if every rollout fails")
+    timed = [seconds for _, seconds in plan.work if seconds is not None]
+    columns = ("phase", "sequences", "tokens read", "tokens written", "TFLOP", *(["s, at least"] if timed else []))
+    for name in columns:
         table.add_column(name, justify="left" if name == "phase" else "right")
-    for each in plan.work:
-        numbers = (f"{each.sequences:,}", f"{each.read:,}", f"{each.written:,}", _number(each.flops / 1e12))
+    for each, seconds in plan.work:
+        numbers = [f"{each.sequences:,}", f"{each.read:,}", f"{each.written:,}", _number(each.flops / 1e12)]
+        if timed:
+            numbers.append("elsewhere" if seconds is None else _number(seconds))
         table.add_row(each.name, *numbers)
+    if timed:
+        table.add_section()
+        table.add_row("all", "", "", "", "", _number(sum(timed)))
     return table
 
 

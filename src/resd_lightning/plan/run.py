@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
 from resd_lightning.config import DistillationConfig, ObjectiveName, OptimizerKind, PolicyConfig, TeacherKind
@@ -52,6 +53,8 @@ class Run:
         context: Reflection, tags and curation, as far as the run has them.
         validation: Longest response of a validation.
         validations: Responses of a validation that the engine gets at once.
+        ranks: Devices that share the prompts, each with micro-batches of its own.
+        is_sharded: Whether they share the layers' weights as well (FSDP2).
     """
 
     shape: Shape
@@ -72,6 +75,8 @@ class Run:
     context: tuple[Call, ...]
     validation: int
     validations: int
+    ranks: int = 1
+    is_sharded: bool = False
 
     # Precisions, in bytes of a number
 
@@ -106,6 +111,17 @@ class Run:
     def distills(self) -> bool:
         """Whether some update has a teacher."""
         return "grpo" not in self.objectives or len(self.objectives) > 1
+
+    # Shares
+
+    def on_a_rank(self, sequences: int) -> int:
+        """Return how many of an update's sequences the rank with most of them has."""
+        return ceil(sequences / self.ranks)
+
+    @property
+    def shards(self) -> int:
+        """Parts that the layers' weights are cut into."""
+        return self.ranks if self.is_sharded else 1
 
     # Lengths
 

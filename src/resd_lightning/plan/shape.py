@@ -8,15 +8,19 @@ from typing import cast
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from resd_lightning.config import ConfigError, PolicyConfig
 from resd_lightning.policy.head import module_obstacle
-from resd_lightning.policy.load import DTYPES, source_of
+from resd_lightning.policy.load import build_on_meta, quantizable
 from resd_lightning.policy.views import STUDENT, adapter_weights, with_two_adapters
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Linear layers of a decoder layer as Llama has it; also Mistral's, Qwen's, SmolLM's and Gemma's."""
+STACKS = {"gate_up_proj", "down_proj"}
+"""The matrices of all experts of a layer, as transformers keeps them."""
+BESIDE_EXPERTS = LINEARS[:4]
+"""Those of a layer whose MLP is a mixture of experts: their matrices are stacked in two tensors, not linear layers."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,41 @@ class Linear:
         """Weights of the base's matrix."""
         return self.inputs * self.outputs
 
+    @property
+    def adapter_weights(self) -> int:
+        """Weights of its adapter."""
+        return self.rank * (self.inputs + self.outputs)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The experts of a decoder layer, of which each token meets a few (Qwen3-MoE's, OLMoE's, Mixtral's).
+
+    Attributes:
+        number: How many there are.
+        per_token: How many a token meets.
+        hidden: Width of what they read and write.
+        intermediate: Width inside one.
+    """
+
+    number: int
+    per_token: int
+    hidden: int
+    intermediate: int
+
+    @property
+    def each(self) -> int:
+        """Weights of one expert: gate, up and down."""
+        return 3 * self.hidden * self.intermediate
+
+    def weights_met(self, experts: float) -> float:
+        """Weights of so many experts and of the router."""
+        return experts * self.each + self.number * self.hidden
+
+    def expected(self, tokens: int) -> float:
+        """Return how many experts `tokens` tokens meet on average, if each chooses by chance."""
+        return self.number * (1 - (1 - self.per_token / self.number) ** tokens)
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -60,6 +99,8 @@ class Shape:
         quantizable: Sizes of the matrices that NF4 stores in 4 bits: all linear layers but the output head.
         adapter_weights: Weights of one adapter; 0 without adapters.
         head_obstacle: Why the fused loss can't use the output head; None where it can.
+        outside_weights: Weights of the base outside its decoder layers: embeddings, output head, last norm.
+        experts: What its layers have for an MLP; None for linear layers.
     """
 
     layers: int
@@ -76,6 +117,8 @@ class Shape:
     quantizable: tuple[int, ...]
     adapter_weights: int
     head_obstacle: str | None
+    outside_weights: int
+    experts: Experts | None
 
     @property
     def query(self) -> int:
@@ -89,13 +132,19 @@ class Shape:
 
     @property
     def intermediate(self) -> int:
-        """Width inside the MLP."""
+        """Width inside an MLP of linear layers."""
         return next(linear.inputs for linear in self.linears if linear.name == "down_proj")
 
     @property
     def layer_weights(self) -> int:
-        """Weights in the matrices of one decoder layer."""
+        """Weights in the linear layers of one decoder layer."""
         return sum(linear.weights for linear in self.linears)
+
+    @property
+    def weights_met(self) -> float:
+        """Weights in the matrices of one decoder layer that a token meets."""
+        experts = self.experts
+        return self.layer_weights + (0 if experts is None else experts.weights_met(experts.per_token))
 
     @property
     def widest(self) -> int:
@@ -107,15 +156,15 @@ def read_shape(config: PolicyConfig) -> Shape:
     """Return the sizes of a base and its adapters; of the base only the config file is read, no weight.
 
     Raises:
-        ConfigError: The base's config can't be read, its decoder layers aren't Llama's, or no layer has the adapters'
-            names.
+        ConfigError: The base's config can't be read, its decoder layers aren't Llama's, no layer has the adapters'
+            names, or experts have adapters.
     """
     base = build_on_meta(config)
     facts = base.config.get_text_config()
-    head = base.get_output_embeddings()
-    layer = _decoder_layer(config.base, base)
-    quantizable = tuple(m.weight.numel() for m in base.modules() if type(m) is nn.Linear and m is not head)
+    layer, experts = _decoder_layer(config.base, base)
+    matrices = quantizable(base)
     base_weights = sum(weight.numel() for weight in base.parameters())
+    inside = facts.num_hidden_layers * sum(weight.numel() for weight in layer.parameters())
     names = [name for name, _ in layer.named_parameters()]
     norms = sum(1 for weight in layer.parameters() if weight.shape == (facts.hidden_size,) and weight.dim() == 1)
     adapters = 0
@@ -125,7 +174,13 @@ def read_shape(config: PolicyConfig) -> Shape:
             adapted = with_two_adapters(base, config.lora)
         adapters = sum(weight.numel() for weight in adapter_weights(adapted, STUDENT).values())
         obstacle = module_obstacle(base)
-    linears = tuple(_linear(layer, name) for name in LINEARS)
+    linears = tuple(_linear(layer, name) for name in (LINEARS if experts is None else BESIDE_EXPERTS))
+    beside_experts = facts.num_hidden_layers * sum(one.adapter_weights for one in linears)
+    if experts is not None and (config.lora is None or adapters != beside_experts):
+        raise ConfigError(
+            f"model.policy.base {config.base!r} is a mixture of experts, and `resd plan` doesn't count what is trained "
+            f"in these: set model.policy.lora.target_modules to {list(BESIDE_EXPERTS)}"
+        )
     head_dim = next(one.outputs for one in linears if one.name == "q_proj") // facts.num_attention_heads
     return Shape(
         layers=facts.num_hidden_layers,
@@ -139,35 +194,30 @@ def read_shape(config: PolicyConfig) -> Shape:
         hidden_norms=norms,
         has_head_norms=any("q_norm" in name for name in names),
         base_weights=base_weights,
-        quantizable=quantizable,
+        quantizable=matrices,
         adapter_weights=adapters,
         head_obstacle=obstacle,
+        outside_weights=base_weights - inside,
+        experts=experts,
     )
 
 
-def build_on_meta(config: PolicyConfig) -> PreTrainedModel:
-    """Return the base as modules without weights.
-
-    Raises:
-        ConfigError: Its config can't be read, or names no causal language model.
-    """
-    try:
-        facts = AutoConfig.from_pretrained(source_of(config.base))
-        with torch.device("meta"):
-            return cast("PreTrainedModel", AutoModelForCausalLM.from_config(facts, dtype=DTYPES[config.dtype]))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.policy.base {config.base!r} can't be built from its config: {error}") from error
-
-
-def _decoder_layer(name: str, base: PreTrainedModel) -> nn.Module:
-    layers: list[nn.Module] = [module for path, module in base.named_modules() if path.endswith("layers.0")]
+def _decoder_layer(name: str, base: PreTrainedModel) -> tuple[nn.Module, Experts | None]:
+    """Return the first decoder layer, and its experts if its MLP is a mixture of them."""
+    layers = [module for path, module in base.named_modules() if path.rpartition(".")[0].endswith("layers")]
     found = {path.rpartition(".")[2] for layer in layers for path, m in layer.named_modules() if type(m) is nn.Linear}
-    if found != set(LINEARS):
-        raise ConfigError(
-            f"model.policy.base {name!r}: `resd plan` knows decoder layers like Llama's, with {list(LINEARS)}, and "
-            f"this one has {sorted(found) or 'none of them'}"
-        )
-    return layers[0]
+    kinds = {tuple((path, weight.shape) for path, weight in layer.named_parameters()) for layer in layers}
+    stacks = {path: shape for path, shape in next(iter(kinds), ()) if len(shape) == 3}
+    facts = base.config.get_text_config()
+    if len(kinds) == 1 and found == set(LINEARS) and not stacks:
+        return layers[0], None
+    if len(kinds) == 1 and found == set(BESIDE_EXPERTS) and {path.rpartition(".")[2] for path in stacks} == STACKS:
+        number, hidden, intermediate = next(shape for path, shape in stacks.items() if path.endswith("down_proj"))
+        return layers[0], Experts(number, facts.num_experts_per_tok, hidden, intermediate)
+    raise ConfigError(
+        f"model.policy.base {name!r}: `resd plan` knows decoder layers like Llama's, all alike, with {list(LINEARS)}, "
+        f"or with {list(BESIDE_EXPERTS)} and experts, and this one's have {sorted(found) or 'none of them'}"
+    )
 
 
 def _linear(layer: nn.Module, name: str) -> Linear:

@@ -36,16 +36,16 @@ MOMENTS_BYTES: Mapping[OptimizerKind, float] = {"adamw": 8, "adamw_8bit": 2 * (1
 
 
 def resident(run: Run) -> tuple[Item, ...]:
-    """Return what is there in every phase from the second update on.
+    """Return what a rank holds in every phase from the second update on.
 
     Gradients are among it: Lightning sets them to none before an update's first backward pass, so they outlast the
-    rollouts in between.
+    rollouts in between. Sharded, a rank has its part of the layers, and with adapters the whole of what is around them.
     """
-    trained = trained_weights(run)
+    trained, adapter = ceil(trained_weights(run) / run.shards), ceil(run.shape.adapter_weights / run.shards)
     has_teacher_copy = run.shape.adapter_weights > 0 or run.teacher != "live"  # the second adapter is always there
     items = (
-        Item("base weights", base_bytes(run)),
-        Item("student's adapter", 4 * run.shape.adapter_weights),
+        Item("base weights", base_bytes(run) - layers_bytes(run) + ceil(layers_bytes(run) / run.shards)),
+        Item("student's adapter", 4 * adapter),
         # In fp32, so the teacher's weights are the moving average themselves: it has no copy of its own.
         Item("teacher's weights and average", 4 * trained if has_teacher_copy else 0),
         Item("gradients", 4 * trained),
@@ -53,6 +53,23 @@ def resident(run: Run) -> tuple[Item, ...]:
         Item("weights cast by autocast", cast_bytes(run)),
     )
     return tuple(item for item in items if item.bytes > 0)
+
+
+def layers_bytes(run: Run) -> int:
+    """Return the size of what sharding cuts up of the base: its layers, or all of it where it is trained."""
+    around = run.stored_bytes * run.shape.outside_weights if run.policy.lora is not None else 0
+    return base_bytes(run) - around
+
+
+def gathered(run: Run, layers: int) -> tuple[Item, ...]:
+    """Return the whole weights of so many sharded layers, both adapters included; a rank has its part besides.
+
+    Layers are gathered one at a time for their own work, and the next one meanwhile; for generation all at once.
+    """
+    if run.shards == 1:
+        return ()
+    whole = layers_bytes(run) + 2 * 4 * run.shape.adapter_weights
+    return (Item(f"{layers} layers gathered", ceil(whole * layers / run.shape.layers)),)
 
 
 def trained_weights(run: Run) -> int:
@@ -94,7 +111,7 @@ def optimizer_step(run: Run) -> int:
     it goes weight by weight, and no weight is larger than the output head.
     """
     if run.device == "cuda":
-        return 4 * trained_weights(run)
+        return ceil(4 * trained_weights(run) / run.shards)
     largest = max(one.rank * max(one.inputs, one.outputs) for one in run.shape.linears)
     return 4 * (largest or max(run.shape.vocab * run.shape.hidden, run.shape.widest))
 

@@ -77,19 +77,24 @@ def _generating(run: Run, call: Call) -> Work:
     return Work(call.name, call.sequences, call.sequences * call.prompt, call.sequences * call.response, flops)
 
 
+def prompt_flops(run: Run, call: Call) -> float:
+    """Return the operations of reading one prompt, before the first token is written."""
+    return _forward(run, call.prompt) + _head(run)
+
+
 def _forward(run: Run, time: int) -> float:
     """Return the operations of a forward pass over one sequence, the output head left out."""
     shape = run.shape
-    adapters = sum(one.rank * (one.inputs + one.outputs) for one in shape.linears)
+    adapters = sum(one.adapter_weights for one in shape.linears)
     pairs = time * (time + 1) / 2
-    return shape.layers * (2.0 * time * (shape.layer_weights + adapters) + 4.0 * shape.query * pairs)
+    return shape.layers * (2.0 * time * (shape.weights_met + adapters) + 4.0 * shape.query * pairs)
 
 
 def _student(run: Run, time: int) -> float:
     """Return the operations of forward and backward passes over one sequence, the output head left out."""
     forward = _forward(run, time)
     is_frozen = run.policy.lora is not None
-    matrices = 2.0 * time * run.shape.layers * run.shape.layer_weights
+    matrices = 2.0 * time * run.shape.layers * run.shape.weights_met
     backward = 2 * forward - (matrices if is_frozen else 0)
     return forward + backward + (forward if run.policy.gradient_checkpointing else 0)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -91,6 +93,46 @@ def read_base_facts(config: PolicyConfig) -> BaseFacts:
         raise _unreadable(config.base, "config", error) from error
     sizes = f"{base.model_type} {base.num_hidden_layers}x{base.hidden_size} vocab {base.vocab_size}"
     return BaseFacts(base.vocab_size, base.max_position_embeddings, sizes, logit_transform_of(base))
+
+
+def build_on_meta(config: PolicyConfig) -> PreTrainedModel:
+    """Return the base as modules without weights.
+
+    Raises:
+        ConfigError: Its config can't be read, or names no causal language model.
+    """
+    try:
+        facts = AutoConfig.from_pretrained(source_of(config.base))
+        with torch.device("meta"):
+            return cast("PreTrainedModel", AutoModelForCausalLM.from_config(facts, dtype=DTYPES[config.dtype]))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.policy.base {config.base!r} can't be built from its config: {error}") from error
+
+
+def quantizable(base: PreTrainedModel) -> tuple[int, ...]:
+    """Return the sizes of the matrices that NF4 stores in 4 bits: all linear layers but the output head."""
+    head = base.get_output_embeddings()
+    return tuple(m.weight.numel() for m in base.modules() if type(m) is nn.Linear and m is not head)
+
+
+def check_quantization(config: PolicyConfig) -> None:
+    """Refuse NF4 where it would leave most of a model as it is, before any weight is read.
+
+    bitsandbytes quantizes linear layers. The experts of a mixture are none: transformers stacks them in one tensor.
+
+    Raises:
+        ConfigError: Most weights of the decoder layers would stay in `model.policy.dtype`.
+    """
+    if config.quantization == "none":
+        return
+    base = build_on_meta(config)
+    matrices = [weight.numel() for path, weight in base.named_parameters() if weight.dim() > 1 and ".layers." in path]
+    share = sum(quantizable(base)) / sum(matrices)
+    if share < 0.5:
+        raise ConfigError(
+            f"model.policy.quantization nf4 would quantize {share:.0%} of {config.base!r}'s layers: bitsandbytes knows "
+            "linear layers only, and a mixture's experts are none: set it to none"
+        )
 
 
 def _unreadable(base: str, what: str, error: Exception) -> ConfigError:

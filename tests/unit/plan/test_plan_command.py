@@ -6,16 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
-from test_plan_memory import write_config
+from test_plan_memory import QWEN3_30B_A3B, write_config
 
 from resd_lightning.cli import main
 from resd_lightning.config import ConfigError
-from resd_lightning.plan.command import CARDS, choose_card
+from resd_lightning.plan.command import CARDS, choose_card, count_devices
 from resd_lightning.policy import load
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 MODELS = sorted(path.name for path in (CONFIGS / "model").glob("*.yaml"))
 MANUFACTORIA = ("task/manufactoria.yaml", "method/resd.yaml", "trainer/gpu.yaml")
+
+EIGHT = ["--trainer.devices=8", "--trainer.strategy.init_args.data_parallel_size=8"]
 
 
 def files(*names: str) -> list[str]:
@@ -43,12 +45,15 @@ def test_every_shipped_model_comes_to_a_plan_where_its_base_is_at_hand(
         arguments = files(f"model/{name}", "task/tape_machines.yaml", "method/resd.yaml", "trainer/cpu.yaml")
     elif name.startswith("qwen3_4b"):
         arguments.append(f"--model.policy.base={write_config(tmp_path / 'qwen')}")
+    elif name.startswith("qwen3_30b"):
+        arguments = [*files(f"model/{name}", *MANUFACTORIA[:2], "trainer/fsdp2.yaml"), *EIGHT]
+        arguments.append(f"--model.policy.base={write_config(tmp_path / 'mixture', **QWEN3_30B_A3B)}")
     elif not (CONFIGS.parent / "models" / "smollm2-135m-instruct").is_dir():
         pytest.skip("SmolLM2 is not at hand")
     else:
         arguments += files("smollm2_manufactoria.yaml")
     monkeypatch.chdir(CONFIGS.parent)
-    status, found = plan(tmp_path, *arguments, "--card=rtx4090")
+    status, found = plan(tmp_path, *arguments, "--card=h200" if "30b" in name else "--card=rtx4090")
     assert (status, found["fits"]) == (0, True)
     phases = {phase["name"]: phase["bytes"] for phase in found["phases"]}  # type: ignore[attr-defined]
     assert list(phases)[:2] == ["rollout", "reflect, tag, curate"]
@@ -95,6 +100,7 @@ def test_data_that_is_not_at_hand_is_said(tmp_path: Path, capsys: pytest.Capture
         ("--data.rollout.max_new_tokens=9000000", "data.max_prompt_tokens + data.rollout.max_new_tokens is"),
         ("--model.policy.base=nowhere", "model.policy.base 'nowhere'"),
         ("--trainer.max_steps=3", "trainer.max_steps is 3"),
+        ("--trainer.strategy=fsdp", "trainer.strategy FSDPStrategy isn't supported"),
         ("--card=abacus", "--card abacus is none of"),
         ("--trainer.callbacks=[ReflectOnFailures,ConcisePlaybook]", "ConcisePlaybook"),
     ],
@@ -108,10 +114,31 @@ def test_options_that_fit_refuses_are_refused_by_name(
     assert said in capsys.readouterr().err
 
 
+def test_devices_share_an_update_and_with_fsdp2_the_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = f"--model.policy.base={write_config(tmp_path / 'qwen')}"
+    found = {}
+    for name, options in {"gpu": [], "ddp": ["--trainer.devices=8"], "fsdp2": EIGHT}.items():
+        arguments = files("model/qwen3_4b_qlora.yaml", *MANUFACTORIA[:2], f"trainer/{name}.yaml")
+        _, found[name] = plan(tmp_path, *arguments, base, "--card=h200", *options)
+    assert "h200, each of 8" in capsys.readouterr().out
+    held = {name: found[name]["phases"][0]["items"][0]["bytes"] for name in found}  # type: ignore[index]
+    assert held["gpu"] == held["ddp"] > held["fsdp2"]
+    seconds = {name: [phase["least_s"] for phase in found[name]["work"]] for name in found}  # type: ignore[attr-defined]
+    assert seconds["ddp"] == seconds["fsdp2"] == pytest.approx([each / 8 for each in seconds["gpu"]], rel=0.75)
+    assert sum(seconds["gpu"]) > 2 * sum(seconds["ddp"])  # not eight times: each still reads all weights in every step
+
+
+@pytest.mark.parametrize(
+    ("asked", "count"), [("auto", 1), (-1, 1), (1, 1), (4, 4), ("2", 2), ("0,1,3", 3), ([5, 6], 2)]
+)
+def test_devices_are_counted_as_lightning_reads_them(asked: int | str | list[int], count: int) -> None:
+    assert count_devices(asked) == count
+
+
 def test_a_card_is_named_or_measured_out() -> None:
     assert choose_card("rtx4090", None, 2.0).room == 22 * 2**30
     assert choose_card(None, 10.0, 0.0).room == 10 * 2**30
-    assert all(choose_card(name, None, 2.0).gib == gib for name, gib in CARDS.items())
+    assert all(choose_card(name, None, 2.0).gib == gib for name, (gib, _) in CARDS.items())
     for name, gib, reserve, said in [
         (None, None, 2.0, "one of --card_gib"),
         ("rtx4090", 24.0, 2.0, "one of --card_gib"),

@@ -21,9 +21,11 @@ from resd_lightning.plan.fitting import Card, fits, largest_values, suggestions
 from resd_lightning.plan.generation import cache_bytes_per_token
 from resd_lightning.plan.memory import peak, phases, student
 from resd_lightning.plan.run import Call, Run
+from resd_lightning.plan.seconds import Speed, least_seconds
 from resd_lightning.plan.shape import read_shape
 from resd_lightning.plan.weights import base_bytes, nf4_bytes, resident, trained_weights
-from resd_lightning.plan.work import against_sdpo, work
+from resd_lightning.plan.work import against_sdpo, prompt_flops, work
+from resd_lightning.policy.load import check_quantization
 from resd_lightning.policy.views import Policy
 
 QWEN3_4B = {
@@ -39,6 +41,21 @@ QWEN3_4B = {
     "tie_word_embeddings": True,
     "max_position_embeddings": 262144,
 }
+
+
+QWEN3_30B_A3B = QWEN3_4B | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "hidden_size": 2048,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 4,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "tie_word_embeddings": False,
+}
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 def write_config(folder: Path, **changes: object) -> Path:
@@ -273,9 +290,109 @@ def test_layers_of_another_kind_are_refused_by_name(tmp_path: Path) -> None:
         read_shape(PolicyConfig(str(tmp_path)))
 
 
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Qwen3-30B-A3B as configs/model/qwen3_30b_a3b_lora.yaml has it, on 8 devices by FSDP2."""
+    base = write_config(tmp_path_factory.mktemp("mixture"), **QWEN3_30B_A3B)
+    policy = PolicyConfig(str(base), lora=LoraSettings(target_modules=ATTENTION), gradient_checkpointing=True)
+    return make_run(base, policy, ranks=8, is_sharded=True)
+
+
+def test_a_mixtures_shape_is_the_configs(mixture: Run) -> None:
+    shape, experts = mixture.shape, mixture.shape.experts
+    attention, each = 2048 * (4096 + 512 + 512) + 4096 * 2048, 3 * 2048 * 768
+    assert shape.base_weights == 30_532_122_624  # its card says 30.5 B, 3.3 B of them activated
+    assert shape.outside_weights == 2 * 151936 * 2048 + 2048
+    assert experts is not None
+    assert (experts.number, experts.per_token, experts.each) == (128, 8, each)
+    assert shape.weights_met == attention + 8 * each + 128 * 2048
+    assert 48 * shape.weights_met + shape.outside_weights == pytest.approx(3.35e9, rel=0.01)
+    assert shape.adapter_weights == 48 * 32 * (3 * 2048 + 4096 + 512 + 512 + 4096 + 2048)
+    assert experts.expected(1) == pytest.approx(8)
+    assert 8 < experts.expected(16) < experts.expected(10_000) == pytest.approx(128)
+
+
+@pytest.mark.parametrize("lora", [LoraSettings(), None], ids=["adapters on experts", "whole"])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # PEFT's, on patterns of its own that match nothing
+def test_experts_that_are_trained_are_refused_by_name(lora: LoraSettings | None, tmp_path: Path) -> None:
+    base = write_config(tmp_path / "mixture", **QWEN3_30B_A3B)
+    with pytest.raises(ConfigError, match=r"set model.policy.lora.target_modules to \['q_proj'"):
+        read_shape(PolicyConfig(str(base), dtype="float32", lora=lora))
+
+
+def test_layers_that_are_not_alike_are_refused(tmp_path: Path) -> None:
+    base = write_config(tmp_path / "mixture", **QWEN3_30B_A3B, mlp_only_layers=[0])
+    with pytest.raises(ConfigError, match="all alike"):
+        read_shape(PolicyConfig(str(base), lora=LoraSettings(target_modules=ATTENTION)))
+
+
+def test_nf4_is_refused_where_most_weights_are_no_linear_layers(tmp_path: Path) -> None:
+    mixture, dense = write_config(tmp_path / "mixture", **QWEN3_30B_A3B), write_config(tmp_path / "dense")
+    with pytest.raises(ConfigError, match=r"nf4 would quantize 3% of .* set it to none"):
+        check_quantization(PolicyConfig(str(mixture), quantization="nf4"))
+    check_quantization(PolicyConfig(str(mixture)))
+    check_quantization(PolicyConfig(str(dense), quantization="nf4"))
+
+
+def test_a_rank_holds_its_part_of_the_layers_and_the_whole_around_them(mixture: Run) -> None:
+    around, layers = mixture.shape.outside_weights, mixture.shape.base_weights - mixture.shape.outside_weights
+    found = {item.name: item.bytes for item in resident(mixture)}
+    assert found["base weights"] == 2 * around + 2 * layers // 8
+    assert found["gradients"] == 4 * mixture.shape.adapter_weights // 8
+    by_phase = {phase.name: {item.name: item.bytes for item in phase.items} for phase in phases(mixture)}
+    whole = 2 * layers + 8 * mixture.shape.adapter_weights
+    assert by_phase["rollout"]["48 layers gathered"] == whole
+    assert by_phase["teacher forward"]["2 layers gathered"] == whole // 24
+    alone = replace(mixture, ranks=1)
+    assert peak(alone).bytes > peak(mixture).bytes
+    assert not any("gathered" in item.name for phase in phases(alone) for item in phase.items)
+    served = replace(mixture, engine_batch=None)  # another process generates: nothing is gathered for it
+    assert not any("48 layers" in item.name for phase in phases(served) for item in phase.items)
+
+
+def test_whole_models_are_sharded_whole(qwen: Run) -> None:
+    full = replace(qwen, policy=replace(qwen.policy, lora=None, quantization="none", dtype="float32"))
+    full = replace(full, shape=read_shape(full.policy), ranks=4, is_sharded=True)
+    found = {item.name: item.bytes for item in resident(full)}
+    assert found["base weights"] == found["gradients"] == 4 * full.shape.base_weights // 4
+
+
+def test_each_rank_generates_its_share(qwen: Run) -> None:
+    def cache(run: Run) -> int:
+        return next(item.bytes for item in phases(run)[0].items if item.name == "KV cache")
+
+    assert cache(replace(qwen, ranks=16)) == cache(qwen) / 4  # 2 of 32 rollouts instead of batches of 8
+    assert resident(replace(qwen, ranks=16)) == resident(qwen)  # ddp: everything else is there on each
+
+
+def test_the_least_seconds_are_operations_and_bytes_over_the_data_sheets(qwen: Run) -> None:
+    speed = Speed(tflops=100, gb_per_s=1000)
+    found = {phase.name: least_seconds(qwen, phase, speed) for phase in work(qwen)}
+    flops = {phase.name: phase.flops for phase in work(qwen)}
+    assert found["teacher forward"] == pytest.approx(flops["teacher forward"] / 1e14)
+    steps, weights = 4 * 8192, base_bytes(qwen) + 4 * qwen.shape.adapter_weights  # four batches of 8
+    cache = 32 * 8192 * (4096 + 8192 / 2) * cache_bytes_per_token(qwen)
+    reading = 32 * prompt_flops(qwen, qwen.rollout) / 1e14
+    assert found["rollout"] == pytest.approx(reading + (steps * weights + cache) / 1e12)
+    halves = {phase.name: least_seconds(replace(qwen, ranks=2), phase, speed) for phase in work(qwen)}
+    assert all(halves[name] == pytest.approx(seconds / 2) for name, seconds in found.items() if seconds is not None)
+    served = replace(qwen, engine_batch=None)
+    assert [least_seconds(served, phase, speed) is None for phase in work(served)] == [True, True, True, False, False]
+
+
+def test_a_step_reads_the_experts_that_its_tokens_meet_and_no_embeddings(mixture: Run) -> None:
+    speed = Speed(tflops=1e9, gb_per_s=1)
+    one = replace(mixture, rollouts=8, prompt=0, response=1000, engine_batch=1)
+    seconds = least_seconds(one, work(one)[0], speed)
+    shape = mixture.shape
+    read = 2 * (48 * (shape.weights_met + 2 * 2048 + 2 * 128) + 151936 * 2048 + 2048) + 4 * shape.adapter_weights
+    cache = cache_bytes_per_token(one) * 1000 / 2
+    assert seconds == pytest.approx(1000 * (read + cache) / 1e9, rel=1e-6)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the profiler's records of memory are checked on Linux")
 @pytest.mark.filterwarnings("default")  # the profiler's, and transformers' on checkpointing
-@pytest.mark.parametrize("case", ["fused", "fused_checkpointing", "plain"])
+@pytest.mark.parametrize("case", ["fused", "fused_checkpointing", "plain", "experts_checkpointing"])
 def test_predicted_peaks_are_the_measured_ones(case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[3] / "benchmarks")
     benchmark = import_module("plan")
@@ -283,7 +400,7 @@ def test_predicted_peaks_are_the_measured_ones(case: str, monkeypatch: pytest.Mo
         vocab=4096, hidden=256, layers=2, prompt=64, response=192, teacher_prompt=128, engine_batch=2, new_tokens=2,
         device="cpu", threads=1,
     )  # fmt: skip
-    benchmark.write_base(tmp_path, options)
+    benchmark.write_base(tmp_path, benchmark.CASES[case], options)
     run = benchmark.run_of(benchmark.CASES[case], tmp_path, options)
     predicted, measured = benchmark.predict(run), benchmark.measure(run, torch.device("cpu"))
     assert predicted["update"] == pytest.approx(measured["update"], rel=0.15)
