@@ -10,6 +10,8 @@ import pytest
 import torch
 from test_kill_and_resume import assert_same_state, run, start
 
+from conftest import make_tiny_mixture
+
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ROUNDINGS = 2e-3  # of a rate of 0.02: in fp32 Adam makes a step of a rounding where a gradient is all but zero
 DOUBLE = "--trainer.precision=64-true"
@@ -104,6 +106,24 @@ def test_so_they_do_with_4_bit_and_with_all_weights(
     run(command(tiny_base, tmp_path / "alone", None, *options), tmp_path / "log")
     run(command(tiny_base, tmp_path / "run", strategy, *options), tmp_path / "log")
     assert_same_end(tmp_path / "alone", tmp_path / "run", atol=ROUNDINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [DDP, FSDP2])
+@pytest.mark.parametrize("adapted", ["[q_proj,k_proj,v_proj,o_proj]", "all-linear"], ids=["attention", "experts"])
+def test_so_they_do_with_a_mixture_of_experts(strategy: str, adapted: str, tmp_path: Path) -> None:
+    base, option = make_tiny_mixture(tmp_path / "base"), f"--model.policy.lora.target_modules={adapted}"
+    run(command(base, tmp_path / "alone", None, option), tmp_path / "log")
+    run(command(base, tmp_path / "run", strategy, option), tmp_path / "log")
+    assert_same_end(tmp_path / "alone", tmp_path / "run", atol=ROUNDINGS)
+
+
+@pytest.mark.slow
+def test_so_they_do_in_16_bits(tiny_base: Path, tmp_path: Path) -> None:
+    options = ("--model.policy.dtype=bfloat16", "--trainer.precision=bf16-mixed")
+    run(command(tiny_base, tmp_path / "ddp", DDP, *options), tmp_path / "log")
+    run(command(tiny_base, tmp_path / "fsdp2", FSDP2, *options), tmp_path / "log")
+    assert_same_end(tmp_path / "ddp", tmp_path / "fsdp2", atol=ROUNDINGS)
 
 
 @pytest.mark.slow
