@@ -24,12 +24,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from resd_lightning import callbacks, config, rollout, tasks
 from resd_lightning.algorithm import AlgorithmCallback
-from resd_lightning.cli import OPTIONS_OF_A_CALL, ResdCLI
 from resd_lightning.config import LoraSettings, SamplingConfig
 from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.module import ResdModule
 from resd_lightning.rollout.engine import Engine
 from resd_lightning.rollout.scripted import ScriptedEngine
+from resd_lightning.run_cli import OPTIONS_OF_A_CALL, ResdCLI
 from resd_lightning.tasks.base import Task
 from resd_lightning.training import DERIVED, GRADIENT_CLIP_VAL, REFUSED
 

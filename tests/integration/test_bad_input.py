@@ -15,13 +15,14 @@ import torch
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from resd_lightning import cli
+from resd_lightning import run_cli
 from resd_lightning.callbacks import CuratePlaybook
-from resd_lightning.cli import SAMPLING_KEYS, ResdCLI, main
+from resd_lightning.cli import ResdCLI, main
 from resd_lightning.config import LoraSettings
 from resd_lightning.module import CHECKPOINT_FORMAT
 from resd_lightning.policy import load
 from resd_lightning.records import Example, Feedback, Message, Split
+from resd_lightning.run_cli import SAMPLING_KEYS
 from resd_lightning.tasks.base import Task
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -105,7 +106,7 @@ def run(command: Sequence[str]) -> int:
     everything = ResdCLI.subcommands()
     with pytest.MonkeyPatch.context() as patch:
         set_parsing_settings(docstring_parse_attribute_docstrings=False)
-        patch.setattr(cli, "set_parsing_settings", lambda **settings: None)
+        patch.setattr(run_cli, "set_parsing_settings", lambda **settings: None)
         if command[0] in everything:
             patch.setattr(ResdCLI, "subcommands", staticmethod(lambda: {command[0]: everything[command[0]]}))
         return main(command)

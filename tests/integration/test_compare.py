@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resd_lightning.cli import SAMPLING_KEYS, main
+from resd_lightning.cli import main
+from resd_lightning.run_cli import SAMPLING_KEYS
 from resd_lightning.run_folder import RunFolder, read_lines
 
 HERE = Path(__file__).resolve().parent

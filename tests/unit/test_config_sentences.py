@@ -11,10 +11,11 @@ from inspect import getdoc, getsource, signature
 import pytest
 
 from resd_lightning import config
-from resd_lightning.cli import SAMPLING_KEYS, main
+from resd_lightning.cli import main
 from resd_lightning.config import ContextConfig, LoraSettings, SamplingConfig
 from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.module import ResdModule
+from resd_lightning.run_cli import SAMPLING_KEYS
 
 DATACLASSES = [value for value in vars(config).values() if isinstance(value, type) and is_dataclass(value)]
 

@@ -12,8 +12,8 @@ from types import ModuleType
 import pytest
 
 from resd_lightning import callbacks, config
-from resd_lightning.cli import SAMPLING_KEYS
 from resd_lightning.config import LoraSettings, SamplingConfig
+from resd_lightning.run_cli import SAMPLING_KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 VERLS = {

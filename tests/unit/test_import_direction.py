@@ -41,8 +41,10 @@ LAYERS = (
         "harness",
         "overview",
         "plan",
+        "plan_cli",
         "playbook_command",
         "report",
+        "run_cli",
         "show",
         "terminal",
         "tool_parser",
@@ -61,17 +63,19 @@ BESIDE = {
     "compare": {"checkpoint"},  # both tell in what two configurations differ
     "forgetting": {"export", "harness"},  # what it measures is a validated student, by the harness
     "playbook_command": {"checkpoint", "export"},  # a playbook is found in a checkpoint, or beside a validated student
+    "run_cli": {"checkpoint", "terminal"},
+    "plan_cli": {"run_cli", "compare", "plan"},  # they compose as a run does
     "cli": {
-        "checkpoint",
         "compare",
         "completion",
         "dequantize",
         "export",
         "forgetting",
         "overview",
-        "plan",
+        "plan_cli",
         "playbook_command",
         "report",
+        "run_cli",
         "show",
         "terminal",
         "tool_parser",

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from resd_lightning.cli import compose
 from resd_lightning.compare.plan import plan
 from resd_lightning.compare.study import Variant, read_study
 from resd_lightning.config import BudgetConfig, ConfigError
+from resd_lightning.plan_cli import compose
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 RIGHT = "variants: {resd: {}, sdpo: {}}\nseeds: [0, 1]\nbudget: {prompts: 64}\n"
