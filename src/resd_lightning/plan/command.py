@@ -68,20 +68,35 @@ class Composed:
 
 
 def count_devices(asked: int | str | list[int]) -> int:
-    """Return how many devices of a node `trainer.devices` asks for; one where it leaves that to the machine."""
+    """Return how many devices of a node `trainer.devices` asks for; one where it leaves that to the machine.
+
+    Raises:
+        ConfigError: It is no number of devices, and no list of them.
+    """
     if asked in ("auto", -1, "-1"):
         return 1
-    if isinstance(asked, str) and "," in asked:
-        return len([device for device in asked.split(",") if device.strip()])
-    return len(asked) if isinstance(asked, list) else int(asked)
+    if isinstance(asked, str):
+        named = [device.strip() for device in asked.split(",") if device.strip()]
+        if not named or not all(device.isdecimal() for device in named):
+            raise ConfigError(f"trainer.devices {asked!r} is no number of devices: give one, or their numbers")
+        return len(named) if "," in asked else int(asked)
+    return len(asked) if isinstance(asked, list) else asked
 
 
 def strategy_asked(asked: str | Namespace) -> Strategy:
-    """Return `trainer.strategy` as Lightning would make it, with no device behind it."""
+    """Return `trainer.strategy` as Lightning would make it, with no device behind it.
+
+    Raises:
+        ConfigError: Lightning knows no such strategy.
+    """
     if isinstance(asked, Namespace):
         module, _, name = asked.class_path.rpartition(".")
         return cast("Strategy", getattr(import_module(module), name)(**vars(asked.init_args)))
-    return SingleDeviceStrategy() if asked == "auto" else cast("Strategy", StrategyRegistry.get(asked))
+    if asked == "auto":
+        return SingleDeviceStrategy()
+    if asked not in StrategyRegistry:
+        raise ConfigError(f"trainer.strategy {asked!r} is none that Lightning knows: use ddp, or ModelParallelStrategy")
+    return cast("Strategy", StrategyRegistry.get(asked))
 
 
 def choose_card(name: str | None, gib: float | None, reserve_gib: float) -> Card:

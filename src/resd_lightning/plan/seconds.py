@@ -1,9 +1,11 @@
-"""The least time that a card's data sheet lets the phases of an update take.
+"""The least time that a card's data sheet lets the counted tokens of an update take.
 
 Reading many tokens at once is bound by arithmetic, so a phase takes no less than its operations over the card's peak.
 Generating writes a token at a time and is bound by memory: every step reads the weights and the cache once (Pope et al.
 2022, "Efficiently Scaling Transformer Inference", section 3). No run comes down to these times: launches of kernels,
 4-bit weights that are unpacked first, padding and unequal ranks come on top, and how much that is must be measured.
+Of a mixture a step is taken to read the experts that its tokens meet if each chooses by chance; tokens that choose
+alike read fewer. What a run leaves out, such as a prefix that many prompts share, is counted as if it were read.
 """
 
 from __future__ import annotations
@@ -62,4 +64,4 @@ def _weights_read(run: Run, batch: int) -> float:
     unused: float = (tables - 1) * shape.vocab * shape.hidden
     if shape.experts is not None:
         unused += shape.layers * (shape.experts.number - shape.experts.expected(batch)) * shape.experts.each
-    return base_bytes(run) - run.stored_bytes * unused + 4 * shape.adapter_weights
+    return base_bytes(run) - run.stored_bytes * unused + run.compute_bytes * shape.adapter_weights

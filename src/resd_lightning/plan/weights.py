@@ -42,9 +42,10 @@ def resident(run: Run) -> tuple[Item, ...]:
     rollouts in between. Sharded, a rank has its part of the layers, and with adapters the whole of what is around them.
     """
     trained, adapter = ceil(trained_weights(run) / run.shards), ceil(run.shape.adapter_weights / run.shards)
+    whole = around_bytes(run) if run.policy.lora is not None else 0
     has_teacher_copy = run.shape.adapter_weights > 0 or run.teacher != "live"  # the second adapter is always there
     items = (
-        Item("base weights", base_bytes(run) - layers_bytes(run) + ceil(layers_bytes(run) / run.shards)),
+        Item("base weights", whole + ceil((base_bytes(run) - whole) / run.shards)),
         Item("student's adapter", 4 * adapter),
         # In fp32, so the teacher's weights are the moving average themselves: it has no copy of its own.
         Item("teacher's weights and average", 4 * trained if has_teacher_copy else 0),
@@ -55,21 +56,37 @@ def resident(run: Run) -> tuple[Item, ...]:
     return tuple(item for item in items if item.bytes > 0)
 
 
-def layers_bytes(run: Run) -> int:
-    """Return the size of what sharding cuts up of the base: its layers, or all of it where it is trained."""
-    around = run.stored_bytes * run.shape.outside_weights if run.policy.lora is not None else 0
-    return base_bytes(run) - around
+def around_bytes(run: Run) -> int:
+    """Return the size of what the base has around its layers: embeddings, output head and last norm."""
+    return run.stored_bytes * run.shape.outside_weights
 
 
 def gathered(run: Run, layers: int) -> tuple[Item, ...]:
     """Return the whole weights of so many sharded layers, both adapters included; a rank has its part besides.
 
-    Layers are gathered one at a time for their own work, and the next one meanwhile; for generation all at once.
+    Layers are gathered one at a time for their own work, and the next one meanwhile; for generation all at once. What
+    is around them is sharded where all weights are trained, and then gathered throughout.
     """
     if run.shards == 1:
         return ()
-    whole = layers_bytes(run) + 2 * 4 * run.shape.adapter_weights
-    return (Item(f"{layers} layers gathered", ceil(whole * layers / run.shape.layers)),)
+    inside = base_bytes(run) - around_bytes(run) + 2 * 4 * run.shape.adapter_weights
+    around = around_bytes(run) if run.policy.lora is None else 0
+    return (Item(f"{layers} layers gathered", ceil(inside * layers / run.shape.layers) + around),)
+
+
+def exchanged(run: Run) -> tuple[Item, ...]:
+    """Return the copies of gradients by which ranks exchange them, in fp32.
+
+    ddp copies all of them into buckets. FSDP2 has the whole ones of two layers at a time before it shares them out, and
+    those of what is around the layers, where that is trained.
+    """
+    trained = trained_weights(run)
+    if run.ranks == 1:
+        return ()
+    if not run.is_sharded:
+        return (Item("gradients in buckets", 4 * trained),)
+    around = run.shape.outside_weights if run.policy.lora is None else 0
+    return (Item("whole gradients of 2 layers", 4 * (ceil((trained - around) * 2 / run.shape.layers) + around)),)
 
 
 def trained_weights(run: Run) -> int:

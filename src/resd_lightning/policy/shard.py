@@ -6,7 +6,7 @@ backward pass; what reads weights outside of one, reads a share, so checkpoints 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -65,12 +65,12 @@ def layers_of(model: PreTrainedModel) -> list[nn.Module]:
 
 
 @contextmanager
-def gathered(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Hold the whole weights of models on every rank: gathered once, however many forward passes follow.
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Hold the whole weights of a model on every rank: gathered once, however many forward passes follow.
 
-    All ranks enter together; what each does inside is its own affair. Models that aren't sharded are left as they are.
+    All ranks enter together; what each does inside is its own affair.
     """
-    units = [module for model in models for module in model.modules() if isinstance(module, FSDPModule)]
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)
         unit.unshard()

@@ -79,12 +79,12 @@ class Policy(nn.Module):
                 shard_whole(model, mesh)
         self.is_sharded = True
 
-    def gathered(self) -> AbstractContextManager[None]:
-        """Hold whole weights on every rank, where they are sharded; all ranks enter together. See `policy.shard`.
+    def gathered(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Hold a view's whole weights on every rank, where they are sharded; all enter together. See `policy.shard`.
 
         Inside, the model's weights are whole copies: read them, and train nothing.
         """
-        return gathered([self.model, *self._copies.values()] if self.is_sharded else [])
+        return gathered(model) if self.is_sharded else nullcontext()
 
     # Weights
 

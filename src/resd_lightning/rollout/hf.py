@@ -73,7 +73,7 @@ class HFEngine(Engine):
         }
         on_progress(len(completions))
         ready = [i for i in range(len(requests)) if i not in completions]
-        with self._policy.frozen(author) as model, self._policy.gathered():  # all ranks, also those with nothing to do
+        with self._policy.frozen(author) as model, self._policy.gathered(model):  # all ranks, also those without work
             if ready:
                 seeds = [requests[i].seed(self._run_seed) for i in ready]
                 asked = Asked([prompts[i] for i in ready], seeds, sampling, schema)

@@ -343,6 +343,10 @@ def test_a_rank_holds_its_part_of_the_layers_and_the_whole_around_them(mixture: 
     whole = 2 * layers + 8 * mixture.shape.adapter_weights
     assert by_phase["rollout"]["48 layers gathered"] == whole
     assert by_phase["teacher forward"]["2 layers gathered"] == whole // 24
+    assert (
+        by_phase["student forward and backward"]["whole gradients of 2 layers"]
+        == 4 * mixture.shape.adapter_weights // 24
+    )
     alone = replace(mixture, ranks=1)
     assert peak(alone).bytes > peak(mixture).bytes
     assert not any("gathered" in item.name for phase in phases(alone) for item in phase.items)
@@ -355,6 +359,14 @@ def test_whole_models_are_sharded_whole(qwen: Run) -> None:
     full = replace(full, shape=read_shape(full.policy), ranks=4, is_sharded=True)
     found = {item.name: item.bytes for item in resident(full)}
     assert found["base weights"] == found["gradients"] == 4 * full.shape.base_weights // 4
+    around = full.shape.outside_weights
+    whole = 4 * ((full.shape.base_weights - around) // 18 + around)  # FSDP2's outermost unit has what is around layers
+    student = {item.name: item.bytes for item in phases(full)[-3].items}
+    assert student["2 layers gathered"] == student["whole gradients of 2 layers"] == whole
+
+
+def peak_of_student(run: Run) -> int:
+    return next(phase.bytes for phase in phases(run) if phase.name == "student forward and backward")
 
 
 def test_each_rank_generates_its_share(qwen: Run) -> None:
@@ -363,6 +375,8 @@ def test_each_rank_generates_its_share(qwen: Run) -> None:
 
     assert cache(replace(qwen, ranks=16)) == cache(qwen) / 4  # 2 of 32 rollouts instead of batches of 8
     assert resident(replace(qwen, ranks=16)) == resident(qwen)  # ddp: everything else is there on each
+    buckets = peak_of_student(replace(qwen, ranks=16)) - peak_of_student(qwen)
+    assert buckets == 4 * qwen.shape.adapter_weights
 
 
 def test_the_least_seconds_are_operations_and_bytes_over_the_data_sheets(qwen: Run) -> None:
@@ -370,7 +384,7 @@ def test_the_least_seconds_are_operations_and_bytes_over_the_data_sheets(qwen: R
     found = {phase.name: least_seconds(qwen, phase, speed) for phase in work(qwen)}
     flops = {phase.name: phase.flops for phase in work(qwen)}
     assert found["teacher forward"] == pytest.approx(flops["teacher forward"] / 1e14)
-    steps, weights = 4 * 8192, base_bytes(qwen) + 4 * qwen.shape.adapter_weights  # four batches of 8
+    steps, weights = 4 * 8192, base_bytes(qwen) + 2 * qwen.shape.adapter_weights  # four batches of 8
     cache = 32 * 8192 * (4096 + 8192 / 2) * cache_bytes_per_token(qwen)
     reading = 32 * prompt_flops(qwen, qwen.rollout) / 1e14
     assert found["rollout"] == pytest.approx(reading + (steps * weights + cache) / 1e12)
@@ -385,7 +399,7 @@ def test_a_step_reads_the_experts_that_its_tokens_meet_and_no_embeddings(mixture
     one = replace(mixture, rollouts=8, prompt=0, response=1000, engine_batch=1)
     seconds = least_seconds(one, work(one)[0], speed)
     shape = mixture.shape
-    read = 2 * (48 * (shape.weights_met + 2 * 2048 + 2 * 128) + 151936 * 2048 + 2048) + 4 * shape.adapter_weights
+    read = 2 * (48 * (shape.weights_met + 2 * 2048 + 2 * 128) + 151936 * 2048 + 2048) + 2 * shape.adapter_weights
     cache = cache_bytes_per_token(one) * 1000 / 2
     assert seconds == pytest.approx(1000 * (read + cache) / 1e9, rel=1e-6)
 
