@@ -83,7 +83,8 @@ class RecordMetrics(Callback):
         metrics = record.metrics | module.data.costs.take() | module.step_metrics()
         self.of_update = metrics
         _offer(trainer, metrics)
-        pl_module.log_dict({k: metrics[k] for k in ON_PROGRESS_BAR}, logger=False, prog_bar=True)  # a user's
+        shown = {key: metrics[key] for key in ON_PROGRESS_BAR}  # on a bar of the user's; all ranks have the run's
+        pl_module.log_dict(shown, logger=False, prog_bar=True, sync_dist=True)
         self._write(trainer, "train", metrics)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
