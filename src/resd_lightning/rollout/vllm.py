@@ -7,7 +7,6 @@ commands, and what is checked when.
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import shutil
@@ -27,23 +26,17 @@ from resd_lightning.rollout.chat import decode_response, encode_prompt
 from resd_lightning.rollout.engine import Engine, EngineError, GenerationRequest, Needs, Schema
 from resd_lightning.rollout.hf import stop_ids_of
 from resd_lightning.rollout.parity import Gap, Scored, measure_gap
+from resd_lightning.rollout.vllm_checks import KEY, check_log_probs, check_server, given_temperature
 from resd_lightning.rollout.vllm_client import (
     Answer,
     Ask,
     Patience,
     RequestRefused,
     ServedModel,
-    ServerError,
     VllmServer,
 )
 
 logger = logging.getLogger(__name__)
-
-KEY = "data.engine.init_args"
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's --max-lora-rank may be."""
-TOKENIZER_PROBE = "RESD: 12 * 34 = 408?\n\tdef f(x): return x  # naïve"
-"""Text whose tokens tell tokenizers apart."""
 
 
 @dataclass(frozen=True)
@@ -143,58 +136,12 @@ class VllmEngine(Engine):
             ConfigError: A server can't be reached, serves another tokenizer, is too short, or takes no adapters; or its
                 log-probs aren't those that the run needs. The text says what to start it with.
         """
-        self._bases, modes = [], set[bool]()
-        for server in self._servers:
-            try:
-                base = _find_base(server, needs)
-                _check_tokenizer(server, base, needs)
-                self._check_adapters(server, needs)
-                modes.add(server.is_raw(base.name))
-            except ServerError as error:
-                raise ConfigError(f"{KEY}.servers: {error}; start it with: {start_command(needs)}") from error
-            self._bases.append(base)
+        served = [check_server(server, self._folder, needs) for server in self._servers]
+        self._bases = [base for base, _ in served]
+        modes = {is_raw for _, is_raw in served}
         require(len(modes) == 1, f"{KEY}.servers", "started with one --logprobs-mode", [s.url for s in self._servers])
         self._is_raw = modes.pop()
-        self._check_log_probs(needs)
-
-    def _check_adapters(self, server: VllmServer, needs: Needs) -> None:
-        """Have the server try an adapter of the run's rank that has no weights: how it fails says what it lacks."""
-        assert needs.policy.lora is not None
-        probe = self._folder / f"probe-{secrets.token_hex(4)}"
-        probe.mkdir(parents=True)
-        config: dict[str, object] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}
-        config |= {"r": needs.policy.lora.rank, "lora_alpha": needs.policy.lora.alpha}
-        (probe / "adapter_config.json").write_text(json.dumps(config))
-        try:
-            server.load_adapter(f"resd-{probe.name}", probe, is_patient=False)
-        except RequestRefused as error:
-            if reason := _adapter_trouble(error, self._folder):
-                raise ConfigError(f"{KEY}.servers: {server.url} {reason}: {start_command(needs)}") from error
-        finally:
-            shutil.rmtree(probe, ignore_errors=True)
-
-    def _check_log_probs(self, needs: Needs) -> None:
-        """Refuse servers whose log-probs can't be compared, or can't weigh the loss, at the rollouts' sampling."""
-        given = self._given_temperature(needs.rollout)
-        if given is None:
-            raise ConfigError(
-                f"{KEY}.servers: with --logprobs-mode processed_logprobs, log-probs can be compared with the trainer's "
-                "only where nothing is cut off: set data.rollout.top_p 1 (and a temperature above 0), or start the "
-                "server without that option"
-            )
-        if needs.is_weighed and given != needs.rollout.temperature:
-            raise ConfigError(
-                "model.distillation.importance_clip needs log-probs at data.rollout.temperature "
-                f"{needs.rollout.temperature}, but {self._servers[0].url} gives them at temperature 1: set "
-                "data.rollout.temperature 1; or start it with --logprobs-mode processed_logprobs and set "
-                "data.rollout.top_p 1; or set importance_clip null"
-            )
-
-    def _given_temperature(self, sampling: SamplingConfig) -> float | None:
-        """Return the temperature that the servers' log-probs are at, over the whole vocabulary; None where cut."""
-        if self._is_raw:
-            return 1.0
-        return sampling.temperature if sampling.temperature > 0 and sampling.top_p == 1 else None
+        check_log_probs(self._servers[0], is_raw=self._is_raw, needs=needs)
 
     # Generating
 
@@ -244,10 +191,10 @@ class VllmEngine(Engine):
         on_progress(len(requests) - len(asks))
         answers = self._answers(asks, adapter, on_progress)
         if is_due:
-            given = self._given_temperature(sampling)
+            given = given_temperature(sampling, is_raw=self._is_raw)
             self._check_parity(policy, [(prompts[i], answer) for i, answer in answers.items()], given)
         # Those of guided answers are over what the schema allowed, in either mode.
-        is_at = self._given_temperature(sampling) == sampling.temperature
+        is_at = given_temperature(sampling, is_raw=self._is_raw) == sampling.temperature
         is_known = schema is None and sampling.temperature > 0 and is_at
         return [
             _completion(policy, prompt_ids, answers[i], stop_ids, is_known=is_known)
@@ -397,61 +344,6 @@ class VllmEngine(Engine):
 
     def _failed_tries(self) -> int:
         return sum(server.failed_tries for server in self._servers)
-
-
-def start_command(needs: Needs) -> str:
-    """Return the command that starts a server for a run; the model stays a word where the run's own base is in NF4."""
-    rank = 0 if needs.policy.lora is None else needs.policy.lora.rank
-    allowed = next((largest for largest in LORA_RANKS if largest >= rank), rank)
-    model = needs.policy.base if needs.policy.quantization == "none" else "FOLDER_OF_RESD_DEQUANTIZE"
-    return (
-        f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve {model} --dtype {needs.policy.dtype} --enable-lora "
-        f"--max-lora-rank {allowed} --max-model-len {needs.longest_tokens}"
-    )
-
-
-def _find_base(server: VllmServer, needs: Needs) -> ServedModel:
-    """Return the model that a server serves.
-
-    Raises:
-        ConfigError: It serves none, or one that is too short.
-        ServerError: It doesn't answer.
-    """
-    models = server.models(is_patient=False)
-    require(len(models) > 0, f"{KEY}.servers", "servers of a model", server.url)
-    base = models[0]
-    if base.max_tokens < needs.longest_tokens:
-        raise ConfigError(
-            f"{KEY}.servers: {server.url} takes {base.max_tokens} tokens, and prompts with their responses come to "
-            f"{needs.longest_tokens}: {start_command(needs)}"
-        )
-    return base
-
-
-def _check_tokenizer(server: VllmServer, base: ServedModel, needs: Needs) -> None:
-    theirs = server.tokenize(base.name, TOKENIZER_PROBE)
-    ours = tuple(needs.tokenizer.encode(TOKENIZER_PROBE, add_special_tokens=False))
-    if theirs != ours:
-        raise ConfigError(
-            f"{KEY}.servers: {server.url} serves {base.root}, which has another tokenizer than model.policy.base "
-            f"{needs.policy.base}: {start_command(needs)}"
-        )
-
-
-def _adapter_trouble(error: RequestRefused, folder: Path) -> str | None:
-    """Return why a server refused an adapter without weights; None where only the weights were missing.
-
-    The words are those of vLLM 0.32. Of others nothing is concluded: the first adapter that is pushed will tell.
-    """
-    if error.status in (404, 405) and "No adapter found" not in error.said:
-        return "lets no adapter be loaded while it runs"
-    if "No adapter found" in error.said:
-        return f"doesn't see {KEY}.adapter_folder {folder}, which must be the same folder there"
-    if "LoRA is not enabled" in error.said:
-        return "was started without --enable-lora"
-    if "max_lora_rank" in error.said:
-        return f"was started for smaller adapters ({error.said})"
-    return None
 
 
 def _load(server: VllmServer, adapter: Adapter) -> None:
