@@ -47,6 +47,8 @@ SAMPLING_KEYS = (
 )
 """Where a `SamplingConfig` stands."""
 
+PICTURES_TIME_SHARE = 0.01
+"""Of a run's time, for pictures in TensorBoard that nobody asked for."""
 
 DESCRIPTIONS = {
     "fit": (
@@ -207,7 +209,9 @@ class ResdCLI(LightningCLI):
             if self.subcommand == "predict":
                 observers = [lines.WritePredictions(self.folder)]
         configured = self._get(self.config_init, "trainer")
-        has_own_bar = _has_progress_bar(configured["callbacks"])  # theirs then shows the run, in its own way
+        if self.subcommand == "fit" and not _has_one(configured["callbacks"], lines.DrawPictures):
+            observers.append(lines.DrawPictures(time_share=PICTURES_TIME_SHARE))
+        has_own_bar = _has_one(configured["callbacks"], ProgressBar)  # theirs then shows the run, in its own way
         if configured["enable_progress_bar"] is not False and not has_own_bar:
             observers.append(lines.ShowProgress(None if self.subcommand == "predict" else numbers))
             arguments["enable_progress_bar"] = False  # Lightning would add bars of its own
@@ -269,9 +273,9 @@ def _is_no_word_on_interrupts(record: logging.LogRecord) -> bool:
     return "KeyboardInterrupt" not in record.getMessage()
 
 
-def _has_progress_bar(callbacks: list[Callback] | Callback | None) -> bool:
+def _has_one(callbacks: list[Callback] | Callback | None, kind: type[Callback]) -> bool:
     many = callbacks if isinstance(callbacks, list) else [callbacks]
-    return any(isinstance(callback, ProgressBar) for callback in many)
+    return any(isinstance(callback, kind) for callback in many)
 
 
 def _check_sampling(key: str, options: Namespace) -> None:
