@@ -1,5 +1,6 @@
 """`resd`, and `python -m resd_lightning`: a module of its own, so that classes have one import path."""
 
+import logging
 import sys
 
 from resd_lightning.overview import answer
@@ -11,6 +12,8 @@ def main() -> int:
         status = answer(sys.argv[1:])
         if status is not None:
             return status
+        # It misses a package for a kernel that training doesn't use (policy/load.py), and says so in every process.
+        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
         from resd_lightning.cli import main as run
 
         return run()

@@ -160,7 +160,6 @@ class ResdCLI(LightningCLI):
         Raises:
             Interrupted: Lightning has shut the run down and would exit.
         """
-        logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_word_on_interrupts)
         try:
             super()._run_subcommand(subcommand)
         except SystemExit as stopped:
@@ -266,11 +265,6 @@ def default_run_dir(options: dict[str, object]) -> Path:
     task = data["task"]["class_path"].rpartition(".")[2].removesuffix("Task").lower()
     base = Path(model["policy"]["base"]).name.lower()
     return Path("runs") / f"{model['method']}-{task}-{base}-{options['seed_everything']}"
-
-
-def _is_no_word_on_interrupts(record: logging.LogRecord) -> bool:
-    """Whether a log line of Lightning's is to be seen: that Ctrl-C was pressed, `resd` says itself, in one line."""
-    return "KeyboardInterrupt" not in record.getMessage()
 
 
 def _has_one(callbacks: list[Callback] | Callback | None, kind: type[Callback]) -> bool:

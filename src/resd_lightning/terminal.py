@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import warnings
 from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -16,6 +17,16 @@ INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ended, as shells have it: 128 and the number of the signal."""
 
 
+NOT_FOR_USERS = ("KeyboardInterrupt", "litlogger")
+"""Words in lines of Lightning's log that are left out: `resd` says itself where a stop came, and advertises nothing."""
+BETWEEN_PACKAGES = (
+    "`is_gradient_checkpointing` is deprecated",
+    "`gradient_checkpointing_enable` is deprecated",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+"""Beginnings of warnings by which packages that this one stands on tell each other what will change."""
+
+
 class Interrupted(Exception):
     """A run was stopped by Ctrl-C; the text says after which update, and how to go on."""
 
@@ -25,6 +36,7 @@ class StandardErrorHandler(logging.StreamHandler[TextIO]):
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
+        self.addFilter(lambda record: not any(word in record.getMessage() for word in NOT_FOR_USERS))
 
     @property
     def stream(self) -> TextIO:
@@ -37,12 +49,17 @@ class StandardErrorHandler(logging.StreamHandler[TextIO]):
 
 
 def log_to_standard_error() -> None:
-    """Send what the package and Lightning log, from INFO on, to one handler; Lightning's own would draw over bars."""
+    """Send what the package and Lightning log, from INFO on, to one handler; Lightning's own would draw over bars.
+
+    What no user can act on is left out.
+    """
     logging.basicConfig(format="%(message)s", level=logging.INFO, handlers=[StandardErrorHandler()])
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         log = logging.getLogger(name)
         log.handlers.clear()
         log.propagate = True
+    for beginning in BETWEEN_PACKAGES:
+        warnings.filterwarnings("ignore", beginning)
 
 
 class ResdParser(LightningArgumentParser):

@@ -6,6 +6,7 @@ import io
 import logging
 import subprocess
 import sys
+import warnings
 from argparse import SUPPRESS, ArgumentParser
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from resd_lightning.cli import TOOLS, ResdCLI, completion, main, parsers
 from resd_lightning.compare.study import read_study
 from resd_lightning.overview import COMMANDS, answer
-from resd_lightning.terminal import StandardErrorHandler
+from resd_lightning.terminal import StandardErrorHandler, log_to_standard_error
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 QUICKSTART = f"--config={CONFIGS / 'quickstart.yaml'}"
@@ -124,3 +125,21 @@ def test_the_log_follows_standard_error(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sys, "stderr", display)
     log.warning("above the bars")
     assert display.getvalue() == "above the bars\n"
+
+
+def test_what_no_user_can_act_on_is_left_out_of_the_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.Logger("of a run")
+    log.addHandler(StandardErrorHandler())
+    log.info("try installing [litlogger](https://pypi.org/project/litlogger/)")
+    log.info("Detected KeyboardInterrupt, attempting graceful shutdown ...")
+    log.info("loading micro-lm")
+    assert capsys.readouterr().err == "loading micro-lm\n"
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+        log_to_standard_error()
+        warnings.warn("`is_gradient_checkpointing` is deprecated and will be removed", FutureWarning, stacklevel=1)
+        warnings.warn("the disk is full", UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in seen] == ["the disk is full"]
