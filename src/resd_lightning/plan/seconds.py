@@ -58,10 +58,15 @@ def _generating(run: Run, call: Call, engine_batch: int, speed: Speed) -> float:
 
 
 def _weights_read(run: Run, batch: int) -> float:
-    """Return the bytes of weights that one step of a batch reads: all but unused embeddings and experts."""
-    shape = run.shape
+    """Return the bytes of weights that one step of a batch reads: all but unused embeddings and experts.
+
+    Of trained weights that is what autocast made of them and keeps; frozen ones are read as they are stored.
+    """
+    shape, is_trained = run.shape, run.policy.lora is None
+    width = run.compute_bytes if is_trained else run.stored_bytes
+    stored = width * shape.base_weights if is_trained else base_bytes(run)
     tables = shape.outside_weights // (shape.vocab * shape.hidden)  # 1 where the output head is the embeddings
     unused: float = (tables - 1) * shape.vocab * shape.hidden
     if shape.experts is not None:
         unused += shape.layers * (shape.experts.number - shape.experts.expected(batch)) * shape.experts.each
-    return base_bytes(run) - run.stored_bytes * unused + run.compute_bytes * shape.adapter_weights
+    return stored - width * unused + run.compute_bytes * shape.adapter_weights

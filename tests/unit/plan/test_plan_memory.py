@@ -404,6 +404,14 @@ def test_a_step_reads_the_experts_that_its_tokens_meet_and_no_embeddings(mixture
     assert seconds == pytest.approx(1000 * (read + cache) / 1e9, rel=1e-6)
 
 
+def test_a_step_of_trained_weights_reads_what_autocast_made_of_them(qwen: Run) -> None:
+    full = replace(qwen, policy=replace(qwen.policy, lora=None, quantization="none", dtype="float32"))
+    full = replace(full, shape=read_shape(full.policy), rollouts=1, prompt=0, response=1, engine_batch=1)
+    cache = cache_bytes_per_token(full) / 2
+    seconds = least_seconds(full, work(full)[0], Speed(tflops=1e9, gb_per_s=1))
+    assert seconds == pytest.approx((2 * full.shape.base_weights + cache) / 1e9, rel=1e-6)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the profiler's records of memory are checked on Linux")
 @pytest.mark.filterwarnings("default")  # the profiler's, and transformers' on checkpointing
 @pytest.mark.parametrize("case", ["fused", "fused_checkpointing", "plain", "experts_checkpointing"])
