@@ -47,7 +47,7 @@ class DrawPictures(Callback):
         module: ResdModule = pl_module  # type: ignore[assignment]
         record, sinks = module.data.record, _sinks(trainer)
         losses = [] if record is None else [seen for seen in record.observations if seen["kind"] == "token_losses"]
-        if not (losses and sinks and self._may_draw):
+        if not (losses and sinks and self._may_draw and self._has_time()):
             return
         with self._timed(module):
             # Imported here: matplotlib takes half a second, which only this observer costs.

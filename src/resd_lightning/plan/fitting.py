@@ -129,7 +129,7 @@ def _changes(run: Run) -> Iterator[tuple[str, Callable[[Run], Run]]]:
         yield "--model.distillation.loss fused", lambda r: replace(r, distillation=fused.distillation)
     if policy.lora is None:
         yield "--model.policy.lora {}", _with_adapters
-    elif not run.is_nf4:
+    elif not run.is_nf4 and run.shape.experts is None:  # `check_quantization` refuses it for experts
         yield (
             "--model.policy.quantization nf4",
             lambda r: replace(r, policy=replace(r.policy, quantization="nf4")),

@@ -8,7 +8,7 @@ from resd_lightning.plan.activations import backward, kept_by_last_norm, kept_by
 from resd_lightning.plan.generation import generation
 from resd_lightning.plan.losses import from_teacher, loss, teacher_output
 from resd_lightning.plan.run import Call, Run
-from resd_lightning.plan.weights import Item, exchanged, gathered, optimizer_step, resident
+from resd_lightning.plan.weights import Item, gathered, gathered_gradients, optimizer_step, resident
 
 GIB = 2**30
 
@@ -41,7 +41,7 @@ def phases(run: Run) -> list[Phase]:
     )
     if run.distills:
         found += [*calls, Phase("teacher forward", always + working + teacher(run))]
-    found.append(Phase("student forward and backward", always + working + exchanged(run) + student(run)))
+    found.append(Phase("student forward and backward", always + working + gathered_gradients(run) + student(run)))
     found.append(Phase("optimizer step", (*always, Item("square roots of the second moments", optimizer_step(run)))))
     if run.engine_batch is not None:
         call = Call("validation", run.prompt, run.validation, run.validations)

@@ -159,7 +159,7 @@ def work_table(plan: Plan) -> Table:
         table.add_row(each.name, *numbers)
     if timed:
         table.add_section()
-        table.add_row("all", "", "", "", "", _number(sum(timed)))
+        table.add_row("all" if len(timed) == len(plan.work) else "all here", "", "", "", "", _number(sum(timed)))
     return table
 
 

@@ -5,7 +5,8 @@ Generating writes a token at a time and is bound by memory: every step reads the
 2022, "Efficiently Scaling Transformer Inference", section 3). No run comes down to these times: launches of kernels,
 4-bit weights that are unpacked first, padding and unequal ranks come on top, and how much that is must be measured.
 Of a mixture a step is taken to read the experts that its tokens meet if each chooses by chance; tokens that choose
-alike read fewer. What a run leaves out, such as a prefix that many prompts share, is counted as if it were read.
+alike read fewer. What a run leaves out, such as a prefix that many prompts share, is counted as if it were read: the
+floor is that of the counted tokens.
 """
 
 from __future__ import annotations

@@ -51,6 +51,9 @@ def resident(run: Run) -> tuple[Item, ...]:
         Item("teacher's weights and average", 4 * trained if has_teacher_copy else 0),
         Item("gradients", 4 * trained),
         Item("optimizer state", ceil(MOMENTS_BYTES[run.optimizer] * trained)),
+        # torch keeps ddp's buckets, into which gradients are copied, for the whole run.
+        Item("gradients in ddp's buckets", 4 * trained if run.ranks > 1 and not run.is_sharded else 0),
+        # Of gathered weights under FSDP2, so never a part of them.
         Item("weights cast by autocast", cast_bytes(run)),
     )
     return tuple(item for item in items if item.bytes > 0)
@@ -74,19 +77,13 @@ def gathered(run: Run, layers: int) -> tuple[Item, ...]:
     return (Item(f"{layers} layers gathered", ceil(inside * layers / run.shape.layers) + around),)
 
 
-def exchanged(run: Run) -> tuple[Item, ...]:
-    """Return the copies of gradients by which ranks exchange them, in fp32.
-
-    ddp copies all of them into buckets. FSDP2 has the whole ones of two layers at a time before it shares them out, and
-    those of what is around the layers, where that is trained.
-    """
-    trained = trained_weights(run)
-    if run.ranks == 1:
+def gathered_gradients(run: Run) -> tuple[Item, ...]:
+    """Return the whole gradients, in fp32, that FSDP2 has before it shares them out: of the layers it has gathered."""
+    if run.shards == 1:
         return ()
-    if not run.is_sharded:
-        return (Item("gradients in buckets", 4 * trained),)
     around = run.shape.outside_weights if run.policy.lora is None else 0
-    return (Item("whole gradients of 2 layers", 4 * (ceil((trained - around) * 2 / run.shape.layers) + around)),)
+    layers = ceil((trained_weights(run) - around) * 2 / run.shape.layers)
+    return (Item("whole gradients of 2 layers", 4 * (layers + around)),)
 
 
 def trained_weights(run: Run) -> int:

@@ -126,12 +126,13 @@ def check_quantization(config: PolicyConfig) -> None:
     if config.quantization == "none":
         return
     base = build_on_meta(config)
-    matrices = [weight.numel() for path, weight in base.named_parameters() if weight.dim() > 1 and ".layers." in path]
-    share = sum(quantizable(base)) / sum(matrices)
+    ends = [end.weight for end in (base.get_input_embeddings(), base.get_output_embeddings()) if end is not None]
+    matrices = [w.numel() for w in base.parameters() if w.dim() > 1 and not any(w is end for end in ends)]
+    share = sum(quantizable(base)) / max(1, sum(matrices))
     if share < 0.5:
         raise ConfigError(
             f"model.policy.quantization nf4 would quantize {share:.0%} of {config.base!r}'s layers: bitsandbytes knows "
-            "linear layers only, and a mixture's experts are none: set it to none"
+            "linear layers, which a mixture's experts aren't: set model.policy.quantization to none"
         )
 
 
