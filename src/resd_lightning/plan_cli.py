@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from lightning.pytorch.cli import LightningArgumentParser
 
 from resd_lightning.compare.plan import Composition
-from resd_lightning.config import ConfigError
+from resd_lightning.config import ConfigError, require
 from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.module import ResdModule
 from resd_lightning.plan.command import CARDS, Composed, choose_card, count_devices, plan_run, strategy_asked
@@ -57,6 +57,7 @@ class PlanningCLI(_ComposingCLI):
         trainer = self.config["fit"]["trainer"]
         self.card = choose_card(*(self.config["fit"][key] for key in ("card", "card_gib", "reserve_gib")))
         self.precision, self.accelerator = str(trainer["precision"]), str(trainer["accelerator"])
+        require(int(trainer["num_nodes"]) >= 1, "trainer.num_nodes", "at least 1", trainer["num_nodes"])
         self.ranks = count_devices(trainer["devices"]) * int(trainer["num_nodes"])
         self.strategy = strategy_asked(trainer["strategy"])
         if trainer["devices"] in ("auto", -1, "-1"):

@@ -79,8 +79,10 @@ def count_devices(asked: int | str | list[int]) -> int:
         named = [device.strip() for device in asked.split(",") if device.strip()]
         if not named or not all(device.isdecimal() for device in named):
             raise ConfigError(f"trainer.devices {asked!r} is no number of devices: give one, or their numbers")
-        return len(named) if "," in asked else int(asked)
-    return len(asked) if isinstance(asked, list) else asked
+        asked = [int(device) for device in named] if "," in asked else int(asked)
+    count = len(asked) if isinstance(asked, list) else asked
+    require(count >= 1, "trainer.devices", "at least one", asked)
+    return count
 
 
 def strategy_asked(asked: str | Namespace) -> Strategy:

@@ -12,7 +12,6 @@ floor is that of the counted tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 
 from resd_lightning.plan.generation import cache_bytes_per_token
 from resd_lightning.plan.run import Call, Run
@@ -52,8 +51,9 @@ def _generating(run: Run, call: Call, engine_batch: int, speed: Speed) -> float:
     if sequences == 0:
         return 0.0
     reading = sequences * prompt_flops(run, call) / (speed.tflops * 1e12)
-    batches = ceil(sequences / engine_batch)
-    weights = batches * call.response * _weights_read(run, min(engine_batch, sequences))
+    full, rest = divmod(sequences, engine_batch)
+    a_step = full * _weights_read(run, engine_batch) + (_weights_read(run, rest) if rest else 0)
+    weights = call.response * a_step
     cache = sequences * call.response * (call.prompt + call.response / 2) * cache_bytes_per_token(run)
     return reading + (weights + cache) / (speed.gb_per_s * 1e9)
 

@@ -102,6 +102,8 @@ def test_data_that_is_not_at_hand_is_said(tmp_path: Path, capsys: pytest.Capture
         ("--trainer.max_steps=3", "trainer.max_steps is 3"),
         ("--trainer.strategy=fsdp", "trainer.strategy FSDPStrategy isn't supported"),
         ("--trainer.strategy=sharded", "trainer.strategy 'sharded' is none that Lightning knows"),
+        ("--trainer.devices=0", "trainer.devices must be at least one"),
+        ("--trainer.num_nodes=0", "trainer.num_nodes must be at least 1"),
         ("--trainer.devices=two", "trainer.devices 'two' is no number of devices"),
         ("--card=abacus", "--card abacus is none of"),
         ("--trainer.callbacks=[ReflectOnFailures,ConcisePlaybook]", "ConcisePlaybook"),

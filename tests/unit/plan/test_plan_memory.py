@@ -418,6 +418,14 @@ def test_a_step_reads_the_experts_that_its_tokens_meet_and_no_embeddings(mixture
     assert seconds == pytest.approx(1000 * (read + cache) / 1e9, rel=1e-6)
 
 
+def test_a_last_batch_reads_the_experts_of_its_own_tokens(mixture: Run) -> None:
+    def seconds(rollouts: int) -> float:
+        run = replace(mixture, ranks=1, rollouts=rollouts, engine_batch=16)
+        return least_seconds(run, work(run)[0], Speed(tflops=989, gb_per_s=4800)) or 0.0
+
+    assert seconds(17) == pytest.approx(seconds(16) + seconds(1))
+
+
 def test_a_step_of_trained_weights_reads_what_autocast_made_of_them(qwen: Run) -> None:
     full = replace(qwen, policy=replace(qwen.policy, lora=None, quantization="none", dtype="float32"))
     full = replace(full, shape=read_shape(full.policy), rollouts=1, prompt=0, response=1, engine_batch=1)
