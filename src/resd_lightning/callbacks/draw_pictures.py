@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from resd_lightning.callbacks.tensorboard import tensorboards
 from resd_lightning.callbacks.write_diagnostics import WriteDiagnostics
 from resd_lightning.config import require
 from resd_lightning.run_folder import read_lines
@@ -45,7 +46,7 @@ class DrawPictures(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the update's token losses."""
         module: ResdModule = pl_module  # type: ignore[assignment]
-        record, sinks = module.data.record, _sinks(trainer)
+        record, sinks = module.data.record, tensorboards(trainer)
         losses = [] if record is None else [seen for seen in record.observations if seen["kind"] == "token_losses"]
         if not (losses and sinks and self._may_draw and self._has_time()):
             return
@@ -64,7 +65,7 @@ class DrawPictures(Callback):
         module: ResdModule = pl_module  # type: ignore[assignment]
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         writers = [callback for callback in callbacks if isinstance(callback, WriteDiagnostics)]
-        sinks = _sinks(trainer)
+        sinks = tensorboards(trainer)
         if trainer.state.fn != "fit" or not sinks or not writers or not self._has_time():
             return
         self._may_draw = True
@@ -87,12 +88,6 @@ class DrawPictures(Callback):
             yield
         self._next = time.perf_counter() - started
         self._spent += self._next
-
-
-def _sinks(trainer: Trainer) -> list[TensorBoardLogger]:
-    """Return where pictures can go; none on other ranks than the first."""
-    loggers = trainer.loggers if trainer.is_global_zero else []
-    return [sink for sink in loggers if isinstance(sink, TensorBoardLogger)]
 
 
 def _show(sinks: Sequence[TensorBoardLogger], name: str, figure: Figure, step: int) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
+from resd_lightning.callbacks.tensorboard import tensorboards
 from resd_lightning.config import require
 from resd_lightning.records import Example, Purpose
 from resd_lightning.run_folder import RunFolder, append_lines, drop_lines_after
@@ -129,9 +129,8 @@ class MeasureForgetting(Callback):
             # Imported here: matplotlib takes half a second, which only observers that draw cost.
             from resd_lightning.diagnostics.pictures import forgetting_picture
 
-            for sink in trainer.loggers:
-                if isinstance(sink, TensorBoardLogger):
-                    sink.experiment.add_figure("forgetting/solved", forgetting_picture(self.columns), updates_done)
+            for sink in tensorboards(trainer):
+                sink.experiment.add_figure("forgetting/solved", forgetting_picture(self.columns), updates_done)
 
 
 def panel_of_past(stream: PromptStream, update: int, max_examples: int) -> list[list[Example]]:

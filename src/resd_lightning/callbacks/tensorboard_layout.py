@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from resd_lightning.callbacks.tensorboard import tensorboards
 from resd_lightning.config import flat
 
 if TYPE_CHECKING:
@@ -31,13 +32,12 @@ class TensorBoardLayout(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both, where there is a TensorBoard logger; what a resumed run's folder has already is left."""
         module: ResdModule = pl_module  # type: ignore[assignment]
-        if trainer.global_step > 0 or not trainer.is_global_zero:
+        if trainer.global_step > 0:
             return
-        for sink in trainer.loggers:
-            if isinstance(sink, TensorBoardLogger):
-                samples = module.data.validation_samples
-                sink.experiment.add_custom_scalars(layout(samples))
-                self._add_hyperparameters(sink, samples)
+        for sink in tensorboards(trainer):
+            samples = module.data.validation_samples
+            sink.experiment.add_custom_scalars(layout(samples))
+            self._add_hyperparameters(sink, samples)
 
     def _add_hyperparameters(self, sink: TensorBoardLogger, samples: int) -> None:
         # Imported here: it takes a second, which only a run that logs to TensorBoard should cost.

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
+from resd_lightning.callbacks.tensorboard import tensorboards
 from resd_lightning.context.difference import Difference, differences
 from resd_lightning.context.playbook import Playbook
 from resd_lightning.records import Answer, Rollout, TeacherPrompt, UpdateRecord
@@ -39,8 +39,8 @@ class TensorBoardText(Callback):
         """Log what the update made, where there is a TensorBoard logger."""
         module: ResdModule = pl_module  # type: ignore[assignment]
         record = module.data.record
-        sinks = [sink for sink in trainer.loggers if isinstance(sink, TensorBoardLogger)]
-        if record is None or not trainer.is_global_zero or not sinks:
+        sinks = tensorboards(trainer)
+        if record is None or not sinks:
             return
         texts = self._texts(module, record)
         for sink in sinks:
