@@ -36,7 +36,7 @@ from resd_lightning.objectives.distillation import DistillationObjective
 from resd_lightning.plan.generation import generation
 from resd_lightning.plan.memory import student, teacher
 from resd_lightning.plan.run import Call, Run
-from resd_lightning.plan.shape import read_shape
+from resd_lightning.plan.shape import BESIDE_EXPERTS, read_shape
 from resd_lightning.plan.weights import Item, optimizer_step, resident
 from resd_lightning.policy.head import backbone_of
 from resd_lightning.policy.load import load_base
@@ -44,8 +44,6 @@ from resd_lightning.policy.views import Policy
 from resd_lightning.rollout.sampling import SeededSampling
 
 Settings = dict[str, object]
-
-ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 CASES: dict[str, Settings] = {
     "fused": {},
@@ -98,7 +96,7 @@ def write_base(folder: Path, case: Settings, options: argparse.Namespace) -> Non
 
 def run_of(case: Settings, base: Path, options: argparse.Namespace) -> Run:
     """Return a case as the run it stands for."""
-    adapted = ATTENTION if case.get("experts", False) else case.get("target_modules", "all-linear")
+    adapted = list(BESIDE_EXPERTS) if case.get("experts", False) else case.get("target_modules", "all-linear")
     lora = LoraSettings(dropout=case.get("dropout", 0.0), target_modules=adapted)
     policy = PolicyConfig(
         base=str(base),

@@ -13,7 +13,15 @@ from resd_lightning.compare.plan import Composition
 from resd_lightning.config import ConfigError, require
 from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.module import ResdModule
-from resd_lightning.plan.command import CARDS, Composed, choose_card, count_devices, plan_run, strategy_asked
+from resd_lightning.plan.command import (
+    CARDS,
+    LEFT_TO_THE_MACHINE,
+    Composed,
+    choose_card,
+    count_devices,
+    plan_run,
+    strategy_asked,
+)
 from resd_lightning.plan.prompts import measure_prompts
 from resd_lightning.run_cli import ResdCLI
 from resd_lightning.training import check_strategy
@@ -60,7 +68,7 @@ class PlanningCLI(_ComposingCLI):
         require(int(trainer["num_nodes"]) >= 1, "trainer.num_nodes", "at least 1", trainer["num_nodes"])
         self.ranks = count_devices(trainer["devices"]) * int(trainer["num_nodes"])
         self.strategy = strategy_asked(trainer["strategy"])
-        if trainer["devices"] in ("auto", -1, "-1"):
+        if trainer["devices"] in LEFT_TO_THE_MACHINE:
             self.notes.append(f"trainer.devices {trainer['devices']} is planned as one device")
         for key, value in {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}.items():
             trainer[key] = value

@@ -67,13 +67,17 @@ class Composed:
     notes: list[str]
 
 
+LEFT_TO_THE_MACHINE = ("auto", -1, "-1")
+"""Values of `trainer.devices` that take what there is."""
+
+
 def count_devices(asked: int | str | list[int]) -> int:
     """Return how many devices of a node `trainer.devices` asks for; one where it leaves that to the machine.
 
     Raises:
         ConfigError: It is no number of devices, and no list of them.
     """
-    if asked in ("auto", -1, "-1"):
+    if asked in LEFT_TO_THE_MACHINE:
         return 1
     if isinstance(asked, str):
         named = [device.strip() for device in asked.split(",") if device.strip()]

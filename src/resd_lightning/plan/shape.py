@@ -71,9 +71,10 @@ class Experts:
         """Weights of one expert: gate, up and down."""
         return 3 * self.hidden * self.intermediate
 
-    def weights_met(self, experts: float) -> float:
-        """Weights of so many experts and of the router."""
-        return experts * self.each + self.number * self.hidden
+    @property
+    def weights_met(self) -> int:
+        """Weights that a token meets: its experts' and the router's."""
+        return self.per_token * self.each + self.number * self.hidden
 
     def expected(self, tokens: int) -> float:
         """Return how many experts `tokens` tokens meet on average, if each chooses by chance."""
@@ -141,10 +142,9 @@ class Shape:
         return sum(linear.weights for linear in self.linears)
 
     @property
-    def weights_met(self) -> float:
+    def weights_met(self) -> int:
         """Weights in the matrices of one decoder layer that a token meets."""
-        experts = self.experts
-        return self.layer_weights + (0 if experts is None else experts.weights_met(experts.per_token))
+        return self.layer_weights + (0 if self.experts is None else self.experts.weights_met)
 
     @property
     def widest(self) -> int:

@@ -190,12 +190,11 @@ class VllmEngine(Engine):
                 asks[i] = (turn, ask)
         on_progress(len(requests) - len(asks))
         answers = self._answers(asks, adapter, on_progress)
+        given = given_temperature(sampling, is_raw=self._is_raw)
         if is_due:
-            given = given_temperature(sampling, is_raw=self._is_raw)
             self._check_parity(policy, [(prompts[i], answer) for i, answer in answers.items()], given)
         # Those of guided answers are over what the schema allowed, in either mode.
-        is_at = given_temperature(sampling, is_raw=self._is_raw) == sampling.temperature
-        is_known = schema is None and sampling.temperature > 0 and is_at
+        is_known = schema is None and sampling.temperature > 0 and given == sampling.temperature
         return [
             _completion(policy, prompt_ids, answers[i], stop_ids, is_known=is_known)
             if i in answers
