@@ -9,7 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedTokenizerFast, Qwen3MoeConfig
 
 from resd_lightning.config import LoraSettings, PolicyConfig, TeacherConfig
 from resd_lightning.policy.load import load_policy, load_tokenizer
@@ -40,52 +40,34 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def make_tiny_base(folder: Path, *, hidden: int = 32, layers: int = 2) -> Path:
-    """Write a random Llama of a few thousand weights, in Hugging Face format, and return its folder."""
+def make_base(folder: Path, config_class: type[PretrainedConfig], **settings: object) -> Path:
+    """Write a random model of a few thousand weights, in Hugging Face format, and return its folder."""
     tokenizer = byte_tokenizer()
     torch.manual_seed(0)
-    config = LlamaConfig(
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = config_class(
         vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=16384,
-        tie_word_embeddings=False,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
         pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.3,
+        **{**sizes, **settings},
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def make_tiny_base(folder: Path, *, hidden: int = 32, layers: int = 2) -> Path:
+    """Write a tiny random Llama, and return its folder."""
+    sizes = {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers}
+    return make_base(folder, LlamaConfig, max_position_embeddings=16384, tie_word_embeddings=False, **sizes)
 
 
 def make_tiny_mixture(folder: Path) -> Path:
-    """Write a random Qwen3 of 8 experts, of which a token meets 2, and return its folder."""
-    tokenizer = byte_tokenizer()
-    torch.manual_seed(0)
-    config = Qwen3MoeConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        moe_intermediate_size=16,
-        num_experts=8,
-        num_experts_per_tok=2,
-        max_position_embeddings=16384,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.3,
-    )
-    Qwen3MoeForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    """Write a tiny random Qwen3 of 8 experts, of which a token meets 2, and return its folder."""
+    experts = {"moe_intermediate_size": 16, "num_experts": 8, "num_experts_per_tok": 2}
+    return make_base(folder, Qwen3MoeConfig, head_dim=8, max_position_embeddings=16384, **experts)
 
 
 @pytest.fixture(scope="session")

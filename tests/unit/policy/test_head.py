@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
     CohereConfig,
     FalconH1Config,
     Gemma2Config,
@@ -20,7 +19,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from conftest import SMALL_LORA, byte_tokenizer, make_policy, move
+from conftest import SMALL_LORA, make_base, make_policy, move
 from resd_lightning.config import LoraSettings, PolicyConfig
 from resd_lightning.policy.head import backbone_of, frozen_head, head_obstacle, logit_transform_of
 from resd_lightning.policy.load import read_base_facts
@@ -29,27 +28,10 @@ from resd_lightning.policy.views import View
 IDS = torch.tensor([[5, 60, 7, 80, 9, 100]])
 
 
-def make_base(folder: Path, config_class: type[PretrainedConfig], **settings: object) -> Path:
-    """Write a tiny random model of some family, in Hugging Face format."""
-    tokenizer = byte_tokenizer()
-    torch.manual_seed(0)
-    config = config_class(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=16,
-        initializer_range=0.3,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        **settings,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def make_small_base(folder: Path, config_class: type[PretrainedConfig], **settings: object) -> Path:
+    """Write a tiny random model of some family: one layer with two heads."""
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+    return make_base(folder, config_class, intermediate_size=64, num_hidden_layers=1, **heads, **settings)
 
 
 @pytest.mark.parametrize("who", ["student", "teacher", "base"])
@@ -78,7 +60,7 @@ def test_backbone_and_head_give_each_views_logits(who: View, tiny_base: Path) ->
 def test_plain_heads_have_no_obstacle(
     config_class: type[PretrainedConfig], settings: dict[str, object], tmp_path: Path
 ) -> None:
-    policy = make_policy(make_base(tmp_path, config_class, **settings))
+    policy = make_policy(make_small_base(tmp_path, config_class, **settings))
     assert head_obstacle(policy) is None
     assert frozen_head(policy).shape == (259, 32)
 
@@ -94,7 +76,7 @@ def test_plain_heads_have_no_obstacle(
 def test_bases_that_alter_their_logits_are_told_by_their_config(
     config_class: type[PretrainedConfig], settings: dict[str, object], said: str, tmp_path: Path
 ) -> None:
-    base = make_base(tmp_path, config_class, **settings)
+    base = make_small_base(tmp_path, config_class, **settings)
     assert read_base_facts(PolicyConfig(str(base))).logit_transform == said
     assert head_obstacle(make_policy(base, attention="eager")) == f"the base has {said}"
 
