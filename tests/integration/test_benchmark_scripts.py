@@ -46,6 +46,16 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     return run_script
 
 
+def test_resd_writes_what_its_reflector_and_curator_are_limited_to(run: Run) -> None:
+    small = ("--prompts=2", "--prompt_tokens=16", "--feedback_tokens=8", "--response_tokens=16", "--context_tokens=4")
+    report = run("long_responses", *small, "--repeats=1")
+    sdpo, resd = report["cases"]
+    assert sdpo["written"] == {"tokens/rollout_generated": 2 * 16}
+    assert resd["written"] == sdpo["written"] | {"tokens/reflect_generated": 2 * 4, "tokens/curate_generated": 2 * 4}
+    assert report["RESD / SDPO"]["generated tokens"] == pytest.approx(1.5)
+    assert report["RESD / SDPO"]["tokens through the model"] > 1.5
+
+
 SMALL_UPDATE = ("--models=tiny", "--prompt_tokens=16", "--feedback_tokens=8", "--response_tokens=16")
 
 
