@@ -13,9 +13,10 @@ import torch
 from bitsandbytes.optim import AdamW8bit
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
@@ -198,6 +199,8 @@ class ResdModule(LightningModule):
             self.policy = load_policy(self.policy_config, self.teacher_config, self.tokenizer, strategy.root_device)
             if isinstance(strategy, ModelParallelStrategy):
                 self.policy.shard(strategy.device_mesh["data_parallel"])
+            elif isinstance(strategy, FSDPStrategy):
+                strategy.mixed_precision = MixedPrecision()  # no casts of its own: autocast's are those of other runs
         self.policy.precision_context = self.trainer.precision_plugin.forward_context
 
     @property
@@ -310,6 +313,19 @@ class ResdModule(LightningModule):
             "train/grad_norm": float(whole(torch.nn.utils.get_total_norm([weight.grad for weight in weights]))),
             "train/learning_rate": float(optimizer.param_groups[0]["lr"]),
         }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the trainer says; under FSDP1 the outermost unit clips norms, which Lightning leaves to its users."""
+        outermost = self.trainer.strategy.model
+        if isinstance(outermost, FullyShardedDataParallel) and gradient_clip_val and gradient_clip_algorithm != "value":
+            outermost.clip_grad_norm_(gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def step_metrics(self) -> dict[str, float]:
         """Return the finished update's loss and the objective's own sums, over all ranks, gradient norm and rate."""

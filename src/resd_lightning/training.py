@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+)
 
 from resd_lightning.config import ConfigError, OptimizerConfig, PolicyConfig
 
@@ -30,6 +37,9 @@ REFUSED: Mapping[str, tuple[object, ...]] = {
 
 DERIVED = ("max_epochs", "min_epochs", "check_val_every_n_epoch", "accumulate_grad_batches", "num_sanity_val_steps")
 """Trainer arguments that follow from the data, so that a user can't set them apart from it."""
+
+_FSDP2 = "ModelParallelStrategy, which is FSDP2, as configs/trainer/fsdp2.yaml does"
+_INIT_ARGS = "trainer.strategy.init_args"
 
 
 def derived_arguments(num_updates: int, inner_updates: int) -> dict[str, object]:
@@ -78,26 +88,56 @@ def check_strategy(strategy: Strategy, num_processes: int, policy: PolicyConfig,
         ConfigError: Names the strategy or its option, and what to set instead.
     """
     if isinstance(strategy, ModelParallelStrategy):
-        _check_sharding(strategy, num_processes, policy, optimizer)
-    elif not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
-        raise ConfigError(
-            f"trainer.strategy {type(strategy).__name__} isn't supported: use ddp, or ModelParallelStrategy, which is "
-            "FSDP2, as configs/trainer/fsdp2.yaml does"
-        )
+        _check_fsdp2(strategy, num_processes, policy, optimizer)
+    elif isinstance(strategy, FSDPStrategy):
+        _check_fsdp1(strategy, num_processes, policy, optimizer)
+    elif isinstance(strategy, DeepSpeedStrategy) or not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
+        raise ConfigError(f"trainer.strategy {type(strategy).__name__} isn't supported: use ddp, or {_FSDP2}")
 
 
-def _check_sharding(
+def _check_fsdp2(
     strategy: ModelParallelStrategy, num_processes: int, policy: PolicyConfig, optimizer: OptimizerConfig
 ) -> None:
-    key = "trainer.strategy.init_args"
     wanted = {"data_parallel_size": num_processes, "tensor_parallel_size": 1, "save_distributed_checkpoint": False}
     for name, value in wanted.items():
         if (found := getattr(strategy, f"_{name}")) != value:
-            raise ConfigError(f"{key}.{name} must be {value} for this run, got {found}")
+            raise ConfigError(f"{_INIT_ARGS}.{name} must be {value} for this run, got {found}")
+    _check_either_fsdp(strategy, policy, optimizer)
+
+
+def _check_fsdp1(strategy: FSDPStrategy, num_processes: int, policy: PolicyConfig, optimizer: OptimizerConfig) -> None:
+    """Refuse what FSDP1 can't do: it flattens all weights into one tensor, of one precision, and cuts it anywhere."""
+    fsdp1 = "trainer.strategy FSDPStrategy (FSDP1)"
+    if num_processes > 1:
+        raise ConfigError(
+            f"{fsdp1} would cut the student's weights and their teacher's in different places, so that neither average "
+            f"nor checkpoint could be made of the pieces: use it in one process, or {_FSDP2}"
+        )
+    if policy.quantization != "none":
+        raise ConfigError(f"{fsdp1} flattens no {policy.quantization} weights: use {_FSDP2}")
+    if policy.dtype != "float32":
+        raise ConfigError(
+            f"{fsdp1} flattens weights of one precision, and what is trained is float32: set model.policy.dtype to "
+            f"float32, or use {_FSDP2}"
+        )
+    refused = {
+        "mixed_precision": strategy.mixed_precision,
+        "cpu_offload": strategy.cpu_offload is not None and strategy.cpu_offload.offload_params,
+        "activation_checkpointing_policy": strategy._activation_checkpointing_kwargs,
+        "state_dict_type": strategy._state_dict_type != "full",
+    }
+    refused |= {key: key != "use_orig_params" or not value for key, value in strategy.kwargs.items()}
+    for key, is_set in refused.items():
+        if is_set:
+            raise ConfigError(f"{_INIT_ARGS}.{key} has no use in one process, which shards nothing: leave it out")
+    _check_either_fsdp(strategy, policy, optimizer)
+
+
+def _check_either_fsdp(strategy: Strategy, policy: PolicyConfig, optimizer: OptimizerConfig) -> None:
     if policy.offload_activations:
         raise ConfigError(
-            "model.policy.offload_activations would copy gathered weights to the host too under ModelParallelStrategy: "
-            "leave it out, and set model.policy.gradient_checkpointing"
+            "model.policy.offload_activations would copy gathered weights to the host too under "
+            f"{type(strategy).__name__}: leave it out, and set model.policy.gradient_checkpointing"
         )
     if optimizer.kind != "adamw":
         raise ConfigError(f"model.optimizer.kind {optimizer.kind} can't update sharded weights: set it to adamw")

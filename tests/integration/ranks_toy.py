@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from toy import Script, SumTask
 from trace_script import ANSWERS, LINES
 
@@ -45,3 +49,16 @@ class DieOnOneRank(Callback):
     ) -> None:
         if trainer.global_rank == 1 and trainer.current_epoch == 2:
             os.kill(os.getpid(), 9)
+
+
+class Fsdp1OnCpu(FSDPStrategy):
+    """Lightning's FSDP1, which it keeps off CPUs by giving torch a device's number, which they don't have."""
+
+    def _setup_model(self, model: nn.Module) -> nn.Module:
+        return FullyShardedDataParallel(
+            model,
+            device_id=torch.device("cpu"),
+            sharding_strategy=self.sharding_strategy,
+            mixed_precision=self.mixed_precision_config,
+            **self.kwargs,
+        )

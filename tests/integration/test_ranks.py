@@ -1,4 +1,7 @@
-"""Two processes on the CPU, by ddp and by FSDP2: they end where one does, notice each other's faults, and resume."""
+"""Two processes on the CPU, by ddp and by FSDP2: they end where one does, notice each other's faults, and resume.
+
+So does one process under FSDP1.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,10 @@ DOUBLE = "--trainer.precision=64-true"
 # A sharded whole model can't share a prefix; with it, a rounding here turns a tie among the top-k.
 WHOLE = ("--model.policy.lora=null", "--model.distillation.teacher_prefix=repeated")
 DDP, FSDP2 = "ddp.yaml", "fsdp2.yaml"
+FSDP1 = (
+    "--trainer.strategy.class_path=ranks_toy.Fsdp1OnCpu",
+    "--trainer.strategy.init_args.sharding_strategy=NO_SHARD",
+)
 
 
 def command(base: Path, run_dir: Path, strategy: str | None, *options: str, batches: int = 2) -> list[str]:
@@ -91,6 +98,23 @@ def test_sharded_they_end_where_ddp_does(tiny_base: Path, tmp_path: Path) -> Non
     run(command(tiny_base, tmp_path / "ddp", DDP), tmp_path / "log")
     run(command(tiny_base, tmp_path / "fsdp2", FSDP2), tmp_path / "log")
     assert_same_end(tmp_path / "ddp", tmp_path / "fsdp2", atol=ROUNDINGS)
+
+
+def test_under_fsdp1_one_process_resumes_and_ends_as_without(alone: Path, tiny_base: Path, tmp_path: Path) -> None:
+    run(command(tiny_base, tmp_path / "run", None, *FSDP1, batches=1), tmp_path / "log")
+    run(command(tiny_base, tmp_path / "run", None, *FSDP1, "--ckpt_path=last"), tmp_path / "log")
+    assert_same_end(alone, tmp_path / "run", atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), WHOLE], ids=["adapters", "whole"])
+def test_a_run_moves_to_fsdp1_and_back(options: tuple[str, ...], tiny_base: Path, tmp_path: Path) -> None:
+    run(command(tiny_base, tmp_path / "alone", None, *options), tmp_path / "log")
+    for first, then in ((FSDP1, ()), ((), FSDP1)):
+        folder = tmp_path / f"from-{len(first)}"
+        run(command(tiny_base, folder, None, *first, *options, batches=1), tmp_path / "log")
+        run(command(tiny_base, folder, None, *then, *options, "--ckpt_path=last"), tmp_path / "log")
+        assert_same_end(tmp_path / "alone", folder, atol=0)
 
 
 @pytest.mark.slow
