@@ -27,7 +27,15 @@ from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList, Qwen3Config, Qwen3MoeConfig
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LogitsProcessorList,
+    MixtralConfig,
+    PretrainedConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from resd_lightning.compare.launch import cpu
 from resd_lightning.config import DistillationConfig, LoraSettings, PolicyConfig, SamplingConfig, TeacherConfig
@@ -68,12 +76,14 @@ CASES: dict[str, Settings] = {
     "experts": {"experts": True},
     "experts_checkpointing": {"experts": True, "checkpointing": True},
     "experts_mixed_checkpointing": {"experts": True, "dtype": "bfloat16", "mixed": True, "checkpointing": True},
+    "wide_experts": {"experts": "wide"},
+    "wide_experts_checkpointing": {"experts": "wide", "checkpointing": True},
 }
 """What each differs in from LoRA on all layers of an fp32 base, the fused loss, SDPA, and no checkpointing."""
 
 
 def write_base(folder: Path, case: Settings, options: argparse.Namespace) -> None:
-    """Write a random Qwen3, or one with 16 experts of which a token meets four."""
+    """Write a random Qwen3, one with 16 narrow experts of which a token meets four, or a Mixtral with 8 wide ones."""
     sizes = {
         "vocab_size": options.vocab,
         "hidden_size": options.hidden,
@@ -85,7 +95,10 @@ def write_base(folder: Path, case: Settings, options: argparse.Namespace) -> Non
         "tie_word_embeddings": True,
         "max_position_embeddings": 40960,
     }
-    if case.get("experts", False):
+    config: PretrainedConfig
+    if case.get("experts") == "wide":
+        config = MixtralConfig(**{**sizes, "intermediate_size": 7 * options.hidden // 2}, num_local_experts=8)
+    elif case.get("experts", False):
         of_experts = {"moe_intermediate_size": 3 * options.hidden // 8, "num_experts": 16, "num_experts_per_tok": 4}
         config = Qwen3MoeConfig(**sizes, **of_experts)
     else:

@@ -19,11 +19,7 @@ Widths are in numbers for each token; `benchmarks/plan.py` compares the sums wit
 from __future__ import annotations
 
 from resd_lightning.plan.run import Run
-from resd_lightning.plan.shape import Linear
-
-EXPERTS_BACKWARD = 3
-"""Gradients as wide as the experts' output that exist at once: of the rows in the tokens' order, weighted and not."""
-
+from resd_lightning.plan.shape import Experts, Linear
 
 def kept_by_layer(run: Run, batch: int, time: int) -> int:
     """Return the bytes that one decoder layer keeps from its forward to its backward pass, without checkpointing."""
@@ -60,7 +56,7 @@ def backward(run: Run, batch: int, time: int) -> int:
     """
     shape, tokens, width = run.shape, batch * time, run.compute_bytes
     if shape.experts is not None:
-        down = tokens * shape.experts.per_token * EXPERTS_BACKWARD * shape.hidden * run.stored_bytes
+        down = tokens * shape.experts.per_token * run.stored_bytes * _experts_backward(shape.experts)
     else:
         down = tokens * shape.intermediate * (width + (4 if _casts_to_fp32(run) else width))
     gradient = _layer_input(run, batch, time)
@@ -69,6 +65,15 @@ def backward(run: Run, batch: int, time: int) -> int:
         shared = _layer_input(run, batch, time) if run.stored_bytes == 4 else 0
         again = kept_by_layer(run, batch, time) - shared
     return again + down + gradient + (shape.widest * width if run.is_nf4 else 0)
+
+
+def _experts_backward(experts: Experts) -> int:
+    """Return the widest gradients of a row that exist at once, above what the row has kept, in numbers.
+
+    First those of the experts' output: weighted, in the tokens' order, and not. Then those of SiLU's product and of
+    both its factors, when the output that the weights multiplied is gone.
+    """
+    return max(3 * experts.hidden, 3 * experts.intermediate - experts.hidden)
 
 
 def without_gradient(run: Run, batch: int, time: int) -> int:
@@ -87,8 +92,10 @@ def without_gradient(run: Run, batch: int, time: int) -> int:
     turning = 3 * (4 if shape.has_head_norms else width) * shape.query
     attention = tokens * (3 * stream + width * (shape.query + 2 * shape.key) + turning)
     around = tokens * (4 * stream + cast)
-    if shape.experts is not None:  # what experts read and write, weighted, and in the tokens' order again
-        mlp = around + 4 * tokens * shape.experts.per_token * shape.hidden * run.stored_bytes
+    if shape.experts is not None:
+        # What experts read; then gate and up, SiLU's output and the product, or what they write, weighted, in order.
+        row = shape.hidden + max(4 * shape.experts.intermediate, 3 * shape.hidden)
+        mlp = around + tokens * shape.experts.per_token * row * run.stored_bytes
     else:
         is_adapted = any(linear.rank > 0 for linear in shape.linears if linear.name == "up_proj")
         inside = (4 if is_adapted else 3) * tokens * width * shape.intermediate

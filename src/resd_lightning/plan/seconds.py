@@ -69,5 +69,5 @@ def _weights_read(run: Run, batch: int) -> float:
     tables = shape.outside_weights // (shape.vocab * shape.hidden)  # 1 where the output head is the embeddings
     unused: float = (tables - 1) * shape.vocab * shape.hidden
     if shape.experts is not None:
-        unused += shape.layers * (shape.experts.number - shape.experts.expected(batch)) * shape.experts.each
+        unused += shape.layers * (shape.experts.number - shape.experts.expected(batch)) * shape.experts.weights_of_one
     return stored - width * unused + run.compute_bytes * shape.adapter_weights

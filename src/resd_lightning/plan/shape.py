@@ -18,7 +18,7 @@ from resd_lightning.policy.views import STUDENT, adapter_weights, with_two_adapt
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Linear layers of a decoder layer as Llama has it; also Mistral's, Qwen's, SmolLM's and Gemma's."""
 STACKS = {"gate_up_proj", "down_proj"}
-"""The matrices of all experts of a layer, as transformers keeps them."""
+"""The matrices of all experts of a layer, as transformers keeps them: (experts, outputs, inputs)."""
 BESIDE_EXPERTS = LINEARS[:4]
 """Those of a layer whose MLP is a mixture of experts: their matrices are stacked in two tensors, not linear layers."""
 
@@ -67,14 +67,14 @@ class Experts:
     intermediate: int
 
     @property
-    def each(self) -> int:
+    def weights_of_one(self) -> int:
         """Weights of one expert: gate, up and down."""
         return 3 * self.hidden * self.intermediate
 
     @property
     def weights_met(self) -> int:
         """Weights that a token meets: its experts' and the router's."""
-        return self.per_token * self.each + self.number * self.hidden
+        return self.per_token * self.weights_of_one + self.number * self.hidden
 
     def expected(self, tokens: int) -> float:
         """Return how many experts `tokens` tokens meet on average, if each chooses by chance."""
@@ -207,16 +207,18 @@ def _decoder_layer(name: str, base: PreTrainedModel) -> tuple[nn.Module, Experts
     layers = [module for path, module in base.named_modules() if path.rpartition(".")[0].endswith("layers")]
     found = {path.rpartition(".")[2] for layer in layers for path, m in layer.named_modules() if type(m) is nn.Linear}
     kinds = {tuple((path, weight.shape) for path, weight in layer.named_parameters()) for layer in layers}
-    stacks = {path: shape for path, shape in next(iter(kinds), ()) if len(shape) == 3}
+    stacks = {path.rpartition(".")[2]: shape for path, shape in next(iter(kinds), ()) if len(shape) == 3}
     facts = base.config.get_text_config()
     if len(kinds) == 1 and found == set(LINEARS) and not stacks:
         return layers[0], None
-    if len(kinds) == 1 and found == set(BESIDE_EXPERTS) and {path.rpartition(".")[2] for path in stacks} == STACKS:
-        number, hidden, intermediate = next(shape for path, shape in stacks.items() if path.endswith("down_proj"))
-        return layers[0], Experts(number, facts.num_experts_per_tok, hidden, intermediate)
+    if len(kinds) == 1 and found == set(BESIDE_EXPERTS) and stacks.keys() == STACKS:
+        number, hidden, intermediate = stacks["down_proj"]
+        if stacks["gate_up_proj"] == (number, 2 * intermediate, hidden):  # not gpt-oss's, which are the other way round
+            return layers[0], Experts(number, facts.num_experts_per_tok, hidden, intermediate)
+    own = f"have {sorted(found | stacks.keys()) or 'none of them'}" if len(kinds) < 2 else "differ among themselves"
     raise ConfigError(
         f"model.policy.base {name!r}: `resd plan` knows decoder layers like Llama's, all alike, with {list(LINEARS)}, "
-        f"or with {list(BESIDE_EXPERTS)} and experts, and this one's have {sorted(found) or 'none of them'}"
+        f"or with {list(BESIDE_EXPERTS)} and experts like Mixtral's, and this one's {own}"
     )
 
 

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.pytorch_utils import Conv1D
 
 from resd_lightning.config import ConfigError, PolicyConfig, TeacherConfig
 from resd_lightning.micro.shipped import FOLDER, MICRO_LM
@@ -110,9 +111,13 @@ def build_on_meta(config: PolicyConfig) -> PreTrainedModel:
 
 
 def quantizable(base: PreTrainedModel) -> tuple[int, ...]:
-    """Return the sizes of the matrices that NF4 stores in 4 bits: all linear layers but the output head."""
+    """Return the sizes of the matrices that NF4 stores in 4 bits: all linear layers but the output head.
+
+    GPT-2's, transformers' `Conv1D`, are linear layers too.
+    """
     head = base.get_output_embeddings()
-    return tuple(m.weight.numel() for m in base.modules() if type(m) is nn.Linear and m is not head)
+    layers = (m for m in base.modules() if (type(m) is nn.Linear or isinstance(m, Conv1D)) and m is not head)
+    return tuple(layer.weight.numel() for layer in layers)
 
 
 def check_quantization(config: PolicyConfig) -> None:
@@ -130,9 +135,11 @@ def check_quantization(config: PolicyConfig) -> None:
     matrices = [w.numel() for w in base.parameters() if w.dim() > 1 and not any(w is end for end in ends)]
     share = sum(quantizable(base)) / max(1, sum(matrices))
     if share < 0.5:
+        has_experts = any(weight.dim() == 3 for weight in base.parameters())
         raise ConfigError(
             f"model.policy.quantization nf4 would quantize {share:.0%} of {config.base!r}'s layers: bitsandbytes knows "
-            "linear layers, which a mixture's experts aren't: set model.policy.quantization to none"
+            f"linear layers{', which the stacked experts here are not' if has_experts else ''}. Set "
+            "model.policy.quantization to none"
         )
 
 

@@ -16,7 +16,7 @@ from bitsandbytes.nn import Linear4bit
 from conftest import SMALL_LORA, make_policy, make_tiny_base
 from resd_lightning.config import ConfigError, DistillationConfig, LoraSettings, PolicyConfig, TeacherConfig
 from resd_lightning.plan import losses
-from resd_lightning.plan.activations import kept_by_layer
+from resd_lightning.plan.activations import kept_by_layer, without_gradient
 from resd_lightning.plan.fitting import Card, fits, largest_values, suggestions
 from resd_lightning.plan.generation import cache_bytes_per_token
 from resd_lightning.plan.memory import peak, phases, student
@@ -304,7 +304,7 @@ def test_a_mixtures_shape_is_the_configs(mixture: Run) -> None:
     assert shape.base_weights == 30_532_122_624  # its card says 30.5 B, 3.3 B of them activated
     assert shape.outside_weights == 2 * 151936 * 2048 + 2048
     assert experts is not None
-    assert (experts.number, experts.per_token, experts.each) == (128, 8, each)
+    assert (experts.number, experts.per_token, experts.weights_of_one) == (128, 8, each)
     assert shape.weights_met == attention + 8 * each + 128 * 2048
     assert 48 * shape.weights_met + shape.outside_weights == pytest.approx(3.35e9, rel=0.01)
     assert shape.adapter_weights == 48 * 32 * (3 * 2048 + 4096 + 512 + 512 + 4096 + 2048)
@@ -322,8 +322,24 @@ def test_experts_that_are_trained_are_refused_by_name(lora: LoraSettings | None,
 
 def test_layers_that_are_not_alike_are_refused(tmp_path: Path) -> None:
     base = write_config(tmp_path / "mixture", **QWEN3_30B_A3B, mlp_only_layers=[0])
-    with pytest.raises(ConfigError, match="all alike"):
+    with pytest.raises(ConfigError, match="this one's differ among themselves"):
         read_shape(PolicyConfig(str(base), lora=LoraSettings(target_modules=ATTENTION)))
+
+
+def test_experts_that_are_stored_the_other_way_round_are_refused(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 1, "hidden_size": 64, "head_dim": 16, "num_attention_heads": 4, "vocab_size": 99}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_oss", "intermediate_size": 64, **sizes}))
+    with pytest.raises(ConfigError, match=r"experts like Mixtral's, and this one's have .*'gate_up_proj'"):
+        read_shape(PolicyConfig(str(tmp_path), lora=LoraSettings(target_modules=ATTENTION)))
+
+
+def test_experts_wider_than_the_stream_set_the_height_of_its_passes(mixture: Run) -> None:
+    assert mixture.shape.experts is not None
+    wider = replace(mixture.shape.experts, intermediate=4 * mixture.shape.hidden)
+    wide = replace(mixture, shape=replace(mixture.shape, experts=wider))
+    rows = 1000 * wider.per_token * mixture.stored_bytes
+    grown = without_gradient(wide, 1, 1000) - without_gradient(mixture, 1, 1000)
+    assert grown == rows * (4 * wider.intermediate - 3 * wider.hidden)
 
 
 def test_nf4_is_no_help_for_a_mixture(mixture: Run) -> None:
@@ -334,7 +350,7 @@ def test_nf4_is_no_help_for_a_mixture(mixture: Run) -> None:
 
 def test_nf4_is_refused_where_most_weights_are_no_linear_layers(tmp_path: Path) -> None:
     mixture, dense = write_config(tmp_path / "mixture", **QWEN3_30B_A3B), write_config(tmp_path / "dense")
-    with pytest.raises(ConfigError, match=r"nf4 would quantize 3% of .* set model.policy.quantization to none"):
+    with pytest.raises(ConfigError, match=r"nf4 would quantize 3% of .* stacked experts here are not. Set model.policy"):
         check_quantization(PolicyConfig(str(mixture), quantization="nf4"))
     neox = {
         "model_type": "gpt_neox",
@@ -349,6 +365,8 @@ def test_nf4_is_refused_where_most_weights_are_no_linear_layers(tmp_path: Path) 
         json.dumps({"model_type": "bloom", "n_layer": 1, "hidden_size": 32, "n_head": 2})
     )
     check_quantization(PolicyConfig(str(tmp_path), quantization="nf4"))  # its layers are called `h`
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_layer": 1, "n_embd": 32, "n_head": 2}))
+    check_quantization(PolicyConfig(str(tmp_path), quantization="nf4"))  # its linear layers are transformers' Conv1D
     check_quantization(PolicyConfig(str(mixture)))
     check_quantization(PolicyConfig(str(dense), quantization="nf4"))
 
