@@ -21,6 +21,7 @@ from __future__ import annotations
 from resd_lightning.plan.run import Run
 from resd_lightning.plan.shape import Experts, Linear
 
+
 def kept_by_layer(run: Run, batch: int, time: int) -> int:
     """Return the bytes that one decoder layer keeps from its forward to its backward pass, without checkpointing."""
     tokens = batch * time
