@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_kill_and_resume import CONFIGS, HERE, assert_same_state, jsonl, without_times
+from test_ranks import ROUNDINGS, assert_same_end
 
 from conftest import byte_tokenizer, make_tiny_base
 from vllm_replay import Body, Replay, replaying
@@ -123,6 +124,17 @@ def test_a_server_that_fails_for_a_moment_changes_nothing_but_the_count_of_faile
         for name in ("whole", "shaken")
     ]
     assert tries == [0, 2]
+
+
+@pytest.mark.slow
+def test_ranks_with_a_share_of_the_weights_end_where_ranks_with_all_of_them_do(base: Path, tmp_path: Path) -> None:
+    for strategy in ("ddp", "fsdp2"):
+        options = (f"--config={CONFIGS / 'trainer' / strategy}.yaml", "--trainer.accelerator=cpu")
+        with replaying(new_server()) as served:
+            done = fit(base, tmp_path / strategy, served, *options, "--trainer.precision=32-true")
+            assert done.returncode == 0, done.stderr[-3000:]
+            assert len(served.loaded) == 5  # before each of four updates, and for the last validation
+    assert_same_end(tmp_path / "ddp", tmp_path / "fsdp2", atol=ROUNDINGS)
 
 
 def test_no_run_is_touched_where_the_server_is_not_there(base: Path, tmp_path: Path) -> None:

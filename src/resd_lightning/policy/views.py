@@ -225,14 +225,17 @@ class Policy(nn.Module):
         """The device of the student's weights."""
         return next(iter(self.student_weights().values())).device
 
-    def weights_to_save(self) -> dict[str, Tensor] | None:
-        """Return the student's weights for `save_pretrained`, whole and by their full names; all ranks ask together.
+    def weights_to_save(self, who: View = STUDENT) -> dict[str, Tensor] | None:
+        """Return weights for `save_pretrained` or `save_adapter`, whole and by their full names.
 
-        None where they are whole anyway: the model finds them itself.
+        All ranks ask together. None where they are whole anyway: the model finds them itself.
+
+        Args:
+            who: The student, or the teacher where they are adapters.
         """
         if not self.is_sharded:
             return None
-        own = adapter_parameters(self.model, STUDENT) if self.has_adapters else self.model.state_dict()
+        own = adapter_parameters(self.model, self._adapter_of(who)) if self.has_adapters else self.model.state_dict()
         return {name: whole(tensor.detach()).cpu() for name, tensor in own.items()}
 
     def save_pretrained(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
@@ -257,14 +260,17 @@ class Policy(nn.Module):
         Args:
             folder: Made if it isn't there.
             who: Whose.
-            weights: What `weights_to_save` returned, for a student.
+            weights: What `weights_to_save` returned for the same.
         """
-        adapter = STUDENT if self.teacher_config.kind == "live" else who
+        adapter = self._adapter_of(who)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             self.model.save_pretrained(scratch, selected_adapters=[adapter], state_dict=weights)
             for file in (Path(scratch) / adapter).iterdir():  # PEFT puts a named adapter in a subfolder
                 file.replace(folder / file.name)
+
+    def _adapter_of(self, who: View) -> View:
+        return STUDENT if self.teacher_config.kind == "live" else who
 
 
 def with_two_adapters(base: PreTrainedModel, lora: LoraSettings) -> PeftModel:

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
 
 from resd_lightning.config import Author, ConfigError, PolicyConfig, SamplingConfig, require
 from resd_lightning.policy.views import Policy
@@ -123,11 +126,6 @@ class VllmEngine(Engine):
                 "data.engine VllmEngine is given adapters and no other weights: set model.policy.lora, or take "
                 "HFEngine for full fine-tuning"
             )
-        if is_sharded:
-            raise ConfigError(
-                "data.engine VllmEngine saves adapters and compares log-probs rank by rank, which sharded weights "
-                "don't allow: take trainer.strategy ddp, or resd_lightning.rollout.hf.HFEngine"
-            )
 
     def prepare(self, needs: Needs) -> None:
         """Check every server against what the run will ask of it; see `Engine.prepare`.
@@ -169,7 +167,8 @@ class VllmEngine(Engine):
         if policy is None or not self._bases:
             raise RuntimeError("VllmEngine.generate was called before prepare and attach")
         # The first rank always has a request; the others may have none to tell update and purpose by.
-        adapter, is_due = on_first_rank(lambda: self._settle(policy, author, requests, schema), EngineError)
+        adapter = self._push(policy, author, requests)
+        is_due = on_first_rank(lambda: self._is_parity_due(author, requests, schema), EngineError)
         prompts = [encode_prompt(policy.tokenizer, request.messages) for request in requests]
         stop_ids = tuple(sorted(stop_ids_of(policy)))
         turns = {example_id: turn for turn, example_id in enumerate(dict.fromkeys(r.example_id for r in requests))}
@@ -202,12 +201,8 @@ class VllmEngine(Engine):
             for i, prompt_ids in enumerate(prompts)
         ]
 
-    def _settle(
-        self, policy: Policy, author: Author, requests: Sequence[GenerationRequest], schema: Schema | None
-    ) -> tuple[Adapter | None, bool]:
-        """Return the adapter that answers, given to the servers where they lack it, and whether parity is due."""
+    def _is_parity_due(self, author: Author, requests: Sequence[GenerationRequest], schema: Schema | None) -> bool:
         update = requests[0].update
-        adapter = None if author == "base" else self._push(policy, author, update)
         is_comparable = author == "student" and schema is None
         is_due = is_comparable and (
             self._checked_at is None
@@ -215,24 +210,34 @@ class VllmEngine(Engine):
         )
         if is_due:
             self._checked_at = update
-        return adapter, is_due
+        return is_due
 
-    def _push(self, policy: Policy, author: Author, update: int) -> Adapter:
-        current = self._adapters.get(author)
+    def _push(self, policy: Policy, author: Author, requests: Sequence[GenerationRequest]) -> Adapter | None:
+        """Return the adapter that answers; the first rank gives it to the servers where they lack it."""
+        if author == "base":
+            return None
+        current, update = on_first_rank(lambda: (self._adapters.get(author), requests[0].update), EngineError)
         if current is not None and current.update == update:
             return current
+        weights = policy.weights_to_save(author)  # all ranks together, where each has a share
+        return on_first_rank(lambda: self._save_and_load(policy, author, update, weights), EngineError)
+
+    def _save_and_load(
+        self, policy: Policy, author: Literal["student", "teacher"], update: int, weights: dict[str, Tensor] | None
+    ) -> Adapter:
         started = time.perf_counter()
         # Of this process alone: another run may use the same servers and folder, and must not get these weights.
         self._token = self._token or secrets.token_hex(4)
         name = f"resd-{self._token}-{author}-{update:05d}"
         adapter = Adapter(update, name, self._folder / name)
-        policy.save_adapter(adapter.folder, author)
+        policy.save_adapter(adapter.folder, author, weights)
         _make_readable(adapter.folder)
         for server in self._servers:
             _load(server, adapter)
+        outdated = self._adapters.get(author)
         self._adapters[author] = adapter
-        if current is not None:
-            self._withdraw(current)
+        if outdated is not None:
+            self._withdraw(outdated)
         seconds = time.perf_counter() - started
         self._count("vllm/adapters_loaded", 1)
         self._count("vllm/push_s", seconds)

@@ -132,6 +132,16 @@ def test_devices_share_an_update_and_with_fsdp2_the_weights(tmp_path: Path, caps
     assert sum(seconds["gpu"]) > 2 * sum(seconds["ddp"])  # not eight times: each still reads all weights in every step
 
 
+def test_engines_that_cannot_gather_are_refused_as_a_run_refuses_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = f"--model.policy.base={write_config(tmp_path / 'qwen')}"
+    arguments = files("model/qwen3_4b_qlora.yaml", *MANUFACTORIA[:2], "trainer/fsdp2.yaml")
+    engine = "--data.engine=resd_lightning.rollout.continuous.ContinuousEngine"
+    assert main(["plan", *arguments, base, "--card=h200", *EIGHT, engine]) == 2
+    assert "data.engine ContinuousEngine" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("asked", "count"), [("auto", 1), (-1, 1), (1, 1), (4, 4), ("2", 2), ("0,1,3", 3), ([5, 6], 2)]
 )

@@ -346,12 +346,6 @@ def test_full_fine_tuning_is_refused_before_anyone_is_asked(tmp_path: Path) -> N
         engine.check(config, is_mixed=False)
 
 
-def test_sharded_weights_are_refused_before_anyone_is_asked(tmp_path: Path) -> None:
-    engine = VllmEngine(["http://127.0.0.1:9"], str(tmp_path))
-    with pytest.raises(ConfigError, match=r"take trainer\.strategy ddp"):
-        engine.check(PolicyConfig("any"), is_mixed=False, is_sharded=True)
-
-
 def test_weights_by_log_probs_of_another_temperature_are_refused(
     policy: Policy, replay: Replay, tmp_path: Path
 ) -> None:

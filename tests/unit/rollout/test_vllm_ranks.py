@@ -1,4 +1,4 @@
-"""Two ranks and one server: the first gives it the adapter, both ask, and both stop."""
+"""Two ranks and one server: the first gives it the adapter, whole even where each has a share, both ask and stop."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import byte_tokenizer
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import byte_tokenizer, make_policy, move
 from vllm_replay import Replay, replaying
 
 HERE = Path(__file__).resolve().parent
 
 
-def test_one_rank_pushes_both_ask_and_both_stop_with_the_reason(tiny_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", ["whole", "sharded"])
+def test_one_rank_pushes_both_ask_and_both_stop_with_the_reason(weights: str, tiny_base: Path, tmp_path: Path) -> None:
     tokenizer = byte_tokenizer()
     replay = Replay(respond=lambda body: ([70 + int(str(body["seed"])) % 20, 80], [-1.0, -2.0]))
     replay.tokenize = lambda text: tokenizer.encode(text, add_special_tokens=False)
@@ -22,7 +27,7 @@ def test_one_rank_pushes_both_ask_and_both_stop_with_the_reason(tiny_base: Path,
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with replaying(replay):
         replay.dies_after = 4  # three requests of the first call, one of the second
-        arguments = [replay.url, str(tiny_base), str(tmp_path / "adapters")]
+        arguments = [replay.url, str(tiny_base), str(tmp_path / "adapters"), weights]
         ranks = [
             subprocess.Popen(
                 [sys.executable, str(HERE / "vllm_ranks.py"), str(tmp_path / "store"), str(rank), *arguments],
@@ -43,3 +48,10 @@ def test_one_rank_pushes_both_ask_and_both_stop_with_the_reason(tiny_base: Path,
     assert [name.rpartition("-")[2] for name in replay.loaded] == ["00000", "00001", "00002"]
     assert metrics == other_metrics
     assert metrics["vllm/logprob_gap_tokens"] == 6  # those of both ranks
+    (saved,) = (tmp_path / "adapters").glob("resd-*/adapter_model.safetensors")
+    policy = make_policy(tiny_base)
+    move(policy.student_weights().values(), by=0.01, seed=1)
+    policy.save_adapter(tmp_path / "own", "student")
+    own, pushed = load_file(tmp_path / "own" / saved.name), load_file(saved)
+    assert own.keys() == pushed.keys()
+    assert all(torch.equal(own[name], pushed[name]) for name in own)
