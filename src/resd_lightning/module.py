@@ -196,12 +196,28 @@ class ResdModule(LightningModule):
         """Load the base and put student and teacher on it, once."""
         if self.policy is None:
             strategy = self.trainer.strategy
-            self.policy = load_policy(self.policy_config, self.teacher_config, self.tokenizer, strategy.root_device)
             if isinstance(strategy, ModelParallelStrategy):
-                self.policy.shard(strategy.device_mesh["data_parallel"])
-            elif isinstance(strategy, FSDPStrategy):
+                self.policy = self._load_share(strategy)
+            else:
+                self.policy = self._load(strategy.root_device)
+            if isinstance(strategy, FSDPStrategy):
                 strategy.mixed_precision = MixedPrecision()  # no casts of its own: autocast's are those of other runs
         self.policy.precision_context = self.trainer.precision_plugin.forward_context
+
+    def _load(self, device: torch.device) -> Policy:
+        return load_policy(self.policy_config, self.teacher_config, self.tokenizer, device)
+
+    def _load_share(self, strategy: ModelParallelStrategy) -> Policy:
+        """Return the policy with this rank's share of the weights, a node's ranks one after the other.
+
+        Each reads the whole base and keeps its share: all at once they would fill the host's memory with bases.
+        """
+        for local_rank in range(strategy.num_processes):
+            if local_rank == strategy.local_rank:
+                policy = self._load(strategy.root_device)
+                policy.shard(strategy.device_mesh["data_parallel"])
+            strategy.barrier()
+        return policy
 
     @property
     def loaded_policy(self) -> Policy:
