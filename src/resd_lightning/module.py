@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
@@ -57,7 +57,7 @@ from resd_lightning.records import (
     UpdateRecord,
 )
 from resd_lightning.rollout.chat import encode_prompt
-from resd_lightning.training import check_strategy
+from resd_lightning.training import AUTOCAST_ALONE, check_strategy
 
 if TYPE_CHECKING:
     from resd_lightning.datamodule import RolloutDataModule
@@ -201,7 +201,7 @@ class ResdModule(LightningModule):
             else:
                 self.policy = self._load(strategy.root_device)
             if isinstance(strategy, FSDPStrategy):
-                strategy.mixed_precision = MixedPrecision()  # no casts of its own: autocast's are those of other runs
+                strategy.mixed_precision = AUTOCAST_ALONE
         self.policy.precision_context = self.trainer.precision_plugin.forward_context
 
     def _load(self, device: torch.device) -> Policy:

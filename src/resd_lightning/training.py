@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import (
     SingleDeviceStrategy,
     Strategy,
 )
+from torch.distributed.fsdp import MixedPrecision
 
 from resd_lightning.config import ConfigError, OptimizerConfig, PolicyConfig
 
@@ -37,6 +38,9 @@ REFUSED: Mapping[str, tuple[object, ...]] = {
 
 DERIVED = ("max_epochs", "min_epochs", "check_val_every_n_epoch", "accumulate_grad_batches", "num_sanity_val_steps")
 """Trainer arguments that follow from the data, so that a user can't set them apart from it."""
+
+AUTOCAST_ALONE = MixedPrecision()
+"""No casts of FSDP1's own: autocast's are those of other runs, and FSDP's would round a batch's weights as well."""
 
 _FSDP2 = "ModelParallelStrategy, which is FSDP2, as configs/trainer/fsdp2.yaml does"
 _INIT_ARGS = "trainer.strategy.init_args"
@@ -121,7 +125,7 @@ def _check_fsdp1(strategy: FSDPStrategy, num_processes: int, policy: PolicyConfi
             f"float32, or use {_FSDP2}"
         )
     refused = {
-        "mixed_precision": strategy.mixed_precision,
+        "mixed_precision": strategy.mixed_precision not in (None, AUTOCAST_ALONE),
         "cpu_offload": strategy.cpu_offload is not None and strategy.cpu_offload.offload_params,
         "activation_checkpointing_policy": strategy._activation_checkpointing_kwargs,
         "state_dict_type": strategy._state_dict_type != "full",
