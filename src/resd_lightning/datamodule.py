@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from jinja2 import TemplateError
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from resd_lightning.algorithm import Phase, algorithm_callbacks, check_algorithm, later_phases
 from resd_lightning.config import Author, ConfigError, SamplingConfig, require
@@ -164,7 +164,7 @@ class RolloutDataModule(LightningDataModule):
             ConfigError: The trainer breaks updates apart, its callbacks make no algorithm, a length doesn't fit the
                 model, or a split is empty.
         """
-        self.check_settings(stage, num_updates=self.num_updates if stage == "fit" else 0)
+        self.check_settings(stage, self.num_updates if stage == "fit" else 0, self._trainer.strategy)
         splits: dict[str, Split] = {"fit": "val", "validate": "val", "test": "test", "predict": self.predict_split}
         evaluated = self.task.examples(splits[stage])
         if not evaluated:
@@ -183,12 +183,13 @@ class RolloutDataModule(LightningDataModule):
             is_weighed=distils and self.module.distillation_config.importance_clip is not None,
         )
 
-    def check_settings(self, stage: str, num_updates: int) -> None:
+    def check_settings(self, stage: str, num_updates: int, strategy: Strategy) -> None:
         """Check trainer, algorithm and lengths, for which no example and no tokenizer is read.
 
         Args:
             stage: What the trainer is to do.
             num_updates: Updates that it was made for.
+            strategy: The run's, which a trainer that only plans it hasn't.
 
         Raises:
             ConfigError: The trainer breaks updates apart, its callbacks make no algorithm, the engine can't sample from
@@ -204,7 +205,7 @@ class RolloutDataModule(LightningDataModule):
         self.engine.check(
             self.module.policy_config,
             is_mixed=self._trainer.precision.endswith("-mixed"),
-            is_sharded=isinstance(self._trainer.strategy, ModelParallelStrategy),
+            is_sharded=isinstance(strategy, ModelParallelStrategy),
         )
         self._check_lengths()
 

@@ -56,8 +56,9 @@ from resd_lightning.records import (
     TeacherPrompt,
     UpdateRecord,
 )
+from resd_lightning.rollout.across_ranks import in_turn
 from resd_lightning.rollout.chat import encode_prompt
-from resd_lightning.training import AUTOCAST_ALONE, check_strategy
+from resd_lightning.training import check_strategy, wrap_trained_alone
 
 if TYPE_CHECKING:
     from resd_lightning.datamodule import RolloutDataModule
@@ -195,28 +196,21 @@ class ResdModule(LightningModule):
     def configure_model(self) -> None:
         """Load the base and put student and teacher on it, once."""
         if self.policy is None:
-            strategy = self.trainer.strategy
-            if isinstance(strategy, ModelParallelStrategy):
-                self.policy = self._load_share(strategy)
-            else:
-                self.policy = self._load(strategy.root_device)
-            if isinstance(strategy, FSDPStrategy):
-                strategy.mixed_precision = AUTOCAST_ALONE
+            self.policy = self._load()
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy):
+            wrap_trained_alone(strategy, self.policy.model)
         self.policy.precision_context = self.trainer.precision_plugin.forward_context
 
-    def _load(self, device: torch.device) -> Policy:
-        return load_policy(self.policy_config, self.teacher_config, self.tokenizer, device)
-
-    def _load_share(self, strategy: ModelParallelStrategy) -> Policy:
-        """Return the policy with this rank's share of the weights, a node's ranks one after the other.
-
-        Each reads the whole base and keeps its share: all at once they would fill the host's memory with bases.
-        """
-        for local_rank in range(strategy.num_processes):
-            if local_rank == strategy.local_rank:
-                policy = self._load(strategy.root_device)
-                policy.shard(strategy.device_mesh["data_parallel"])
-            strategy.barrier()
+    def _load(self) -> Policy:
+        """Return the policy with this rank's share of the weights: all of them, but under FSDP2."""
+        strategy = self.trainer.strategy
+        arguments = (self.policy_config, self.teacher_config, self.tokenizer, strategy.root_device)
+        if not isinstance(strategy, ModelParallelStrategy):
+            return load_policy(*arguments)
+        with in_turn("loading"):  # each rank reads the whole base: all at once they would fill the host's memory
+            policy = load_policy(*arguments)
+            policy.shard(strategy.device_mesh["data_parallel"])
         return policy
 
     @property
@@ -418,6 +412,8 @@ class ResdModule(LightningModule):
         """Put student, teacher, context and counter into the checkpoint; all ranks make it, and one writes it."""
         optimizer_states = cast("list[OptimizerState]", checkpoint.get("optimizer_states", []))
         if optimizer_states and not self.loaded_policy.is_sharded:
+            if self.trainer.global_step == 0 and self.optimizer_config.kind == "adamw":
+                _fill_with_zeros(optimizer_states, self.trainer.optimizers)
             _number_like_sharded(optimizer_states, self, self.trainer.optimizers)
         elif optimizer_states and self.trainer.global_step == 0:
             _start_counting_at_zero(optimizer_states, self.trainer.optimizers)
@@ -487,6 +483,15 @@ def _number_like_sharded(states: Sequence[OptimizerState], module: nn.Module, op
         state["state"] = {numbers[old]: moments for old, moments in state["state"].items()}
         for saved in state["param_groups"]:
             saved["params"] = [numbers[old] for old in cast("list[int]", saved["params"])]
+
+
+def _fill_with_zeros(states: Sequence[OptimizerState], optimizers: Sequence[Optimizer]) -> None:
+    """Give AdamW's saved states the moments that it begins with: Lightning's FSDPs can't load a state without any."""
+    for state, optimizer in zip(states, optimizers, strict=True):
+        for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
+            for number, weight in zip(cast("list[int]", saved["params"]), group["params"], strict=True):
+                zeros = {name: torch.zeros_like(weight, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
+                state["state"][number] = {"step": torch.zeros(()), **zeros}
 
 
 def _start_counting_at_zero(states: Sequence[OptimizerState], optimizers: Sequence[Optimizer]) -> None:

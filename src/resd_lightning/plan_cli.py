@@ -8,7 +8,6 @@ from typing import TypeVar, cast
 
 from jinja2 import TemplateError
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.strategies import ModelParallelStrategy
 
 from resd_lightning.compare.plan import Composition
 from resd_lightning.config import ConfigError, require
@@ -82,12 +81,7 @@ class PlanningCLI(_ComposingCLI):
         self.model.trainer = self.datamodule.trainer = self.trainer
         self.model.check_settings()
         check_strategy(self.strategy, self.ranks, self.model.policy_config, self.model.optimizer_config)
-        self.datamodule.check_settings(stage, num_updates=self._count_updates())
-        self.datamodule.engine.check(
-            self.model.policy_config,
-            is_mixed=self.precision.endswith("-mixed"),
-            is_sharded=isinstance(self.strategy, ModelParallelStrategy),  # which the trainer here isn't
-        )
+        self.datamodule.check_settings(stage, self._count_updates(), self.strategy)
 
     def composed(self) -> Composed:
         """Return what was composed, with the lengths of its training prompts where they are at hand."""

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import (
     SingleDeviceStrategy,
     Strategy,
 )
+from torch import nn
 from torch.distributed.fsdp import MixedPrecision
 
 from resd_lightning.config import ConfigError, OptimizerConfig, PolicyConfig
@@ -39,7 +40,7 @@ REFUSED: Mapping[str, tuple[object, ...]] = {
 DERIVED = ("max_epochs", "min_epochs", "check_val_every_n_epoch", "accumulate_grad_batches", "num_sanity_val_steps")
 """Trainer arguments that follow from the data, so that a user can't set them apart from it."""
 
-AUTOCAST_ALONE = MixedPrecision()
+_AUTOCAST_ALONE = MixedPrecision()
 """No casts of FSDP1's own: autocast's are those of other runs, and FSDP's would round a batch's weights as well."""
 
 _FSDP2 = "ModelParallelStrategy, which is FSDP2, as configs/trainer/fsdp2.yaml does"
@@ -64,6 +65,8 @@ def check_arguments(arguments: Mapping[str, object]) -> None:
     Raises:
         ConfigError: Names the argument and what to set instead.
     """
+    if "deepspeed" in str(arguments.get("strategy")).lower():  # before Lightning asks for the package
+        raise ConfigError(f"trainer.strategy DeepSpeedStrategy isn't supported: use ddp, or {_FSDP2}")
     for key, whole in REFUSED.items():
         # As text: a limit of 1 is one batch and 1.0 is all of them, though they are equal.
         if key in arguments and repr(arguments[key]) not in map(repr, whole):
@@ -106,45 +109,60 @@ def _check_fsdp2(
     for name, value in wanted.items():
         if (found := getattr(strategy, f"_{name}")) != value:
             raise ConfigError(f"{_INIT_ARGS}.{name} must be {value} for this run, got {found}")
-    _check_either_fsdp(strategy, policy, optimizer)
+    _check_any_fsdp(strategy, policy, optimizer)
 
 
 def _check_fsdp1(strategy: FSDPStrategy, num_processes: int, policy: PolicyConfig, optimizer: OptimizerConfig) -> None:
-    """Refuse what FSDP1 can't do: it flattens all weights into one tensor, of one precision, and cuts it anywhere."""
-    fsdp1 = "trainer.strategy FSDPStrategy (FSDP1)"
+    """Refuse what FSDP1 can't do: it flattens trained weights into one tensor and cuts that anywhere."""
     if num_processes > 1:
         raise ConfigError(
-            f"{fsdp1} would cut the student's weights and their teacher's in different places, so that neither average "
-            f"nor checkpoint could be made of the pieces: use it in one process, or {_FSDP2}"
+            "trainer.strategy FSDPStrategy (FSDP1) cuts trained weights into pieces that don't match their teacher's, "
+            "so that every average and checkpoint would have to gather the model: use it in one process, or "
+            f"{_FSDP2}"
         )
-    if policy.quantization != "none":
-        raise ConfigError(f"{fsdp1} flattens no {policy.quantization} weights: use {_FSDP2}")
-    if policy.dtype != "float32":
-        raise ConfigError(
-            f"{fsdp1} flattens weights of one precision, and what is trained is float32: set model.policy.dtype to "
-            f"float32, or use {_FSDP2}"
-        )
-    refused = {
-        "mixed_precision": strategy.mixed_precision not in (None, AUTOCAST_ALONE),
-        "cpu_offload": strategy.cpu_offload is not None and strategy.cpu_offload.offload_params,
-        "activation_checkpointing_policy": strategy._activation_checkpointing_kwargs,
-        "state_dict_type": strategy._state_dict_type != "full",
+    reasons = {
+        "mixed_precision": "would round the loss's weights too: trainer.precision does what it is for",
+        "state_dict_type": "would make a checkpoint a folder of pieces: leave it at full",
+        "cpu_offload": "would leave trained weights on the CPU, where the model isn't",
+        "activation_checkpointing_policy": "renames the model's layers: set model.policy.gradient_checkpointing",
+        "use_orig_params": "would hide trained weights from their teacher's average: leave it out",
     }
-    refused |= {key: key != "use_orig_params" or not value for key, value in strategy.kwargs.items()}
-    for key, is_set in refused.items():
-        if is_set:
-            raise ConfigError(f"{_INIT_ARGS}.{key} has no use in one process, which shards nothing: leave it out")
-    _check_either_fsdp(strategy, policy, optimizer)
+    is_set = {
+        "mixed_precision": strategy.mixed_precision not in (None, _AUTOCAST_ALONE),
+        "state_dict_type": strategy._state_dict_type != "full",
+        "cpu_offload": strategy.cpu_offload is not None and strategy.cpu_offload.offload_params,
+        "activation_checkpointing_policy": bool(strategy._activation_checkpointing_kwargs),
+        "use_orig_params": not strategy.kwargs["use_orig_params"],
+        **dict.fromkeys(strategy.kwargs.keys() - {"use_orig_params", "ignored_states"}, True),
+    }
+    for key in (key for key, value in is_set.items() if value):
+        reason = reasons.get(key, "has no use in one process, which cuts nothing up")
+        raise ConfigError(f"{_INIT_ARGS}.{key} of FSDPStrategy (FSDP1) {reason}; or use {_FSDP2}")
+    _check_any_fsdp(strategy, policy, optimizer)
 
 
-def _check_either_fsdp(strategy: Strategy, policy: PolicyConfig, optimizer: OptimizerConfig) -> None:
+def _check_any_fsdp(strategy: Strategy, policy: PolicyConfig, optimizer: OptimizerConfig) -> None:
     if policy.offload_activations:
         raise ConfigError(
-            "model.policy.offload_activations would copy gathered weights to the host too under "
+            "model.policy.offload_activations would copy weights that FSDP has put together to the host as well, under "
             f"{type(strategy).__name__}: leave it out, and set model.policy.gradient_checkpointing"
         )
     if optimizer.kind != "adamw":
-        raise ConfigError(f"model.optimizer.kind {optimizer.kind} can't update sharded weights: set it to adamw")
+        raise ConfigError(
+            f"model.optimizer.kind {optimizer.kind} keeps states that {type(strategy).__name__} can't save: set it to "
+            "adamw"
+        )
+
+
+def wrap_trained_alone(strategy: FSDPStrategy, model: nn.Module) -> None:
+    """Have FSDP1 flatten a model's trained weights and leave frozen ones be, on the device and in their own precision.
+
+    Flattened with the rest, frozen weights would have to be of one precision with them, and would get gradients.
+    """
+    frozen = [weight for weight in model.parameters() if not weight.requires_grad]
+    model.to(strategy.root_device)  # FSDP moves what it flattens, and nothing else
+    strategy.kwargs["ignored_states"] = frozen
+    strategy.mixed_precision = _AUTOCAST_ALONE
 
 
 def validate_now(trainer: Trainer) -> None:

@@ -51,6 +51,15 @@ class DieOnOneRank(Callback):
             os.kill(os.getpid(), 9)
 
 
+class DieAtOnce(Callback):
+    """Ends the process in the first update."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: MicroBatch, batch_idx: int
+    ) -> None:
+        os.kill(os.getpid(), 9)
+
+
 class Fsdp1OnCpu(FSDPStrategy):
     """Lightning's FSDP1, which it keeps off CPUs by giving torch a device's number, which they don't have."""
 

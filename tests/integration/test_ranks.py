@@ -100,14 +100,33 @@ def test_sharded_they_end_where_ddp_does(tiny_base: Path, tmp_path: Path) -> Non
     assert_same_end(tmp_path / "ddp", tmp_path / "fsdp2", atol=ROUNDINGS)
 
 
-def test_under_fsdp1_one_process_resumes_and_ends_as_without(alone: Path, tiny_base: Path, tmp_path: Path) -> None:
-    run(command(tiny_base, tmp_path / "run", None, *FSDP1, batches=1), tmp_path / "log")
-    run(command(tiny_base, tmp_path / "run", None, *FSDP1, "--ckpt_path=last"), tmp_path / "log")
-    assert_same_end(alone, tmp_path / "run", atol=0)
+def test_under_fsdp1_one_process_resumes_and_ends_as_without(tiny_base: Path, tmp_path: Path) -> None:
+    options = ("--model.distillation.loss=fused", "--model.policy.gradient_checkpointing=true")
+    run(command(tiny_base, tmp_path / "alone", None, *options), tmp_path / "log")
+    die_at_once(command(tiny_base, tmp_path / "run", None, *FSDP1, *options), tmp_path)
+    run(command(tiny_base, tmp_path / "run", None, *FSDP1, *options, "--ckpt_path=last", batches=1), tmp_path / "log")
+    run(command(tiny_base, tmp_path / "run", None, *FSDP1, *options, "--ckpt_path=last"), tmp_path / "log")
+    assert_same_end(tmp_path / "alone", tmp_path / "run", atol=0)
+
+
+def die_at_once(command: list[str], folder: Path) -> None:
+    """Run as far as the first update, which leaves a checkpoint of no step."""
+    killed = start([*command, "--trainer.callbacks+=ranks_toy.DieAtOnce"], folder / "log")
+    assert killed.wait(timeout=150) != 0
+    assert end_of(folder / "run")["global_step"] == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [(), WHOLE], ids=["adapters", "whole"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        WHOLE,
+        ("--model.policy.quantization=nf4",),
+        ("--model.policy.dtype=bfloat16", "--model.distillation.loss=fused"),
+    ],
+    ids=["adapters", "whole", "nf4", "bf16 base"],
+)
 def test_a_run_moves_to_fsdp1_and_back(options: tuple[str, ...], tiny_base: Path, tmp_path: Path) -> None:
     run(command(tiny_base, tmp_path / "alone", None, *options), tmp_path / "log")
     for first, then in ((FSDP1, ()), ((), FSDP1)):
@@ -115,6 +134,13 @@ def test_a_run_moves_to_fsdp1_and_back(options: tuple[str, ...], tiny_base: Path
         run(command(tiny_base, folder, None, *first, *options, batches=1), tmp_path / "log")
         run(command(tiny_base, folder, None, *then, *options, "--ckpt_path=last"), tmp_path / "log")
         assert_same_end(tmp_path / "alone", folder, atol=0)
+
+
+@pytest.mark.slow
+def test_a_run_killed_before_its_first_step_goes_on_under_fsdp2(alone: Path, tiny_base: Path, tmp_path: Path) -> None:
+    die_at_once(command(tiny_base, tmp_path / "run", None), tmp_path)
+    run(command(tiny_base, tmp_path / "run", FSDP2, "--ckpt_path=last"), tmp_path / "log")
+    assert_same_end(alone, tmp_path / "run", atol=ROUNDINGS)
 
 
 @pytest.mark.slow

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from torch import nn
 from torch.distributed.fsdp import MixedPrecision
 
-from resd_lightning.config import ConfigError, LoraSettings, OptimizerConfig, PolicyConfig
-from resd_lightning.training import check_strategy
+from resd_lightning.config import ConfigError, OptimizerConfig, PolicyConfig
+from resd_lightning.training import check_arguments, check_strategy, wrap_trained_alone
 
 ADAMW = OptimizerConfig()
 FLOAT32 = PolicyConfig("base", dtype="float32")
@@ -25,51 +27,59 @@ def refusal(strategy: Strategy, ranks: int, policy: PolicyConfig, optimizer: Opt
     return str(caught.value)
 
 
+NF4 = PolicyConfig("base", quantization="nf4")
+
+
+@pytest.mark.parametrize("policy", [FLOAT32, NF4, PolicyConfig("base", dtype="float32", lora=None)])
 @pytest.mark.parametrize(
-    ("strategy", "ranks", "policy"),
+    ("strategy", "ranks"),
     [
-        (DDPStrategy(), 2, PolicyConfig("base", quantization="nf4")),
-        (fsdp2(2), 2, PolicyConfig("base", quantization="nf4")),
-        (FSDPStrategy(), 1, FLOAT32),
-        (FSDPStrategy(sharding_strategy="NO_SHARD"), 1, PolicyConfig("base", dtype="float32", lora=None)),
-        (FSDPStrategy(mixed_precision=MixedPrecision()), 1, FLOAT32),  # as a fit leaves it behind
+        (DDPStrategy(), 2),
+        (fsdp2(2), 2),
+        (FSDPStrategy(), 1),
+        (FSDPStrategy(sharding_strategy="NO_SHARD"), 1),
     ],
 )
 def test_these_train(strategy: Strategy, ranks: int, policy: PolicyConfig) -> None:
     check_strategy(strategy, ranks, policy, ADAMW)
 
 
+def test_several_processes_under_fsdp1_are_refused_by_name_and_fsdp2_is_the_answer() -> None:
+    message = refusal(FSDPStrategy(), 2, FLOAT32)
+    assert "FSDPStrategy (FSDP1)" in message
+    assert ANSWER in message
+
+
 @pytest.mark.parametrize(
-    ("ranks", "policy", "said"),
+    ("key", "said", "strategy"),
     [
-        (2, FLOAT32, "in different places"),
-        (1, PolicyConfig("base", dtype="float32", quantization="nf4"), "flattens no nf4 weights"),
-        (1, PolicyConfig("base", dtype="bfloat16", lora=LoraSettings()), "model.policy.dtype to float32"),
+        ("mixed_precision", "trainer.precision", FSDPStrategy(mixed_precision=MixedPrecision(torch.bfloat16))),
+        ("cpu_offload", "on the CPU", FSDPStrategy(cpu_offload=True)),
+        (
+            "activation_checkpointing_policy",
+            "model.policy.gradient_checkpointing",
+            FSDPStrategy(activation_checkpointing_policy={nn.Linear}),
+        ),
+        ("state_dict_type", "leave it at full", FSDPStrategy(state_dict_type="sharded")),
+        ("auto_wrap_policy", "cuts nothing up", FSDPStrategy(auto_wrap_policy={nn.Linear})),
+        ("use_orig_params", "leave it out", FSDPStrategy(use_orig_params=False)),
     ],
 )
-def test_what_fsdp1_cannot_do_is_refused_by_name_and_fsdp2_is_the_answer(
-    ranks: int, policy: PolicyConfig, said: str
-) -> None:
-    message = refusal(FSDPStrategy(), ranks, policy)
-    assert "FSDPStrategy (FSDP1)" in message
+def test_options_of_fsdp1_are_refused_with_a_reason_and_fsdp2(key: str, said: str, strategy: FSDPStrategy) -> None:
+    message = refusal(strategy, 1, FLOAT32)
+    assert f"trainer.strategy.init_args.{key} of FSDPStrategy (FSDP1)" in message
     assert said in message
     assert ANSWER in message
-    check_strategy(fsdp2(ranks), ranks, policy, ADAMW)
 
 
-@pytest.mark.parametrize(
-    ("key", "strategy"),
-    [
-        ("mixed_precision", FSDPStrategy(mixed_precision=MixedPrecision(param_dtype=torch.bfloat16))),
-        ("cpu_offload", FSDPStrategy(cpu_offload=True)),
-        ("activation_checkpointing_policy", FSDPStrategy(activation_checkpointing_policy={torch.nn.Linear})),
-        ("state_dict_type", FSDPStrategy(state_dict_type="sharded")),
-        ("auto_wrap_policy", FSDPStrategy(auto_wrap_policy={torch.nn.Linear})),
-        ("use_orig_params", FSDPStrategy(use_orig_params=False)),
-    ],
-)
-def test_options_of_fsdp1_that_one_process_has_no_use_for_are_refused(key: str, strategy: FSDPStrategy) -> None:
-    assert f"trainer.strategy.init_args.{key} has no use in one process" in refusal(strategy, 1, FLOAT32)
+def test_frozen_weights_are_left_out_of_what_fsdp1_flattens_by_every_trainer() -> None:
+    model = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2))
+    strategy = FSDPStrategy(parallel_devices=[torch.device("cpu")], cluster_environment=LightningEnvironment())
+    wrap_trained_alone(strategy, model)
+    ignored = strategy.kwargs["ignored_states"]
+    assert {id(weight) for weight in ignored} == {id(weight) for weight in model[0].parameters()}
+    assert strategy.mixed_precision_config == MixedPrecision()
+    check_strategy(strategy, 1, FLOAT32, ADAMW)  # a trainer that has fitted may test
 
 
 @pytest.mark.parametrize("strategy", [fsdp2(1), FSDPStrategy()])
@@ -85,6 +95,12 @@ def test_fsdp2_must_spread_over_all_processes_of_the_run() -> None:
 
 def test_deepspeed_is_refused_though_lightning_derives_it_from_ddp() -> None:
     strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)  # deepspeed itself isn't installed
-    message = refusal(strategy, 2, FLOAT32)
-    assert "trainer.strategy DeepSpeedStrategy isn't supported" in message
-    assert ANSWER in message
+    assert "trainer.strategy DeepSpeedStrategy isn't supported" in refusal(strategy, 2, FLOAT32)
+
+
+@pytest.mark.parametrize(
+    "asked", ["deepspeed_stage_2", {"class_path": "lightning.pytorch.strategies.DeepSpeedStrategy"}]
+)
+def test_deepspeed_is_refused_before_it_would_have_to_be_installed(asked: object) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.strategy DeepSpeedStrategy isn't supported: use ddp, or"):
+        check_arguments({"strategy": asked})

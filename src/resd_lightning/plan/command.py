@@ -9,13 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from jsonargparse import Namespace
-from lightning.pytorch.strategies import (
-    FSDPStrategy,
-    ModelParallelStrategy,
-    SingleDeviceStrategy,
-    Strategy,
-    StrategyRegistry,
-)
+from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
 from rich.console import Console
 
 from resd_lightning.algorithm import algorithm_callbacks
@@ -131,16 +125,7 @@ def choose_card(name: str | None, gib: float | None, reserve_gib: float) -> Card
 
 
 def run_of(composed: Composed) -> Run:
-    """Return the numbers of a composed run that set its memory and work.
-
-    Raises:
-        ConfigError: The strategy is FSDP1.
-    """
-    if isinstance(composed.strategy, FSDPStrategy):
-        raise ConfigError(
-            "trainer.strategy FSDPStrategy (FSDP1) isn't planned: in one process it shards nothing, and holds "
-            "gradients for frozen weights as well. Leave it out, or use ModelParallelStrategy"
-        )
+    """Return the numbers of a composed run that set its memory and work."""
     module, data = composed.module, composed.data
     context, engine = module.context_config, data.engine
     device: Device = "cpu" if composed.accelerator == "cpu" else "cuda"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from getpass import getuser
+from pathlib import Path
+from tempfile import gettempdir
 from typing import TypeVar, cast
 
 import torch.distributed as dist
+from filelock import FileLock
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -52,6 +57,16 @@ def from_all_ranks(value: Result) -> list[Result]:
     values: list[Result] = [value] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+@contextmanager
+def in_turn(what: str) -> Iterator[None]:
+    """Hold the turn to do `what` on this machine: its user's processes do it one after the other.
+
+    Nothing is exchanged, and a process that ends in its turn gives it up, so that none waits for one that failed.
+    """
+    with FileLock(Path(gettempdir()) / f"resd-{what}-{getuser()}.lock"):
+        yield
 
 
 def require_same(value: str, what: str) -> None:

@@ -230,8 +230,11 @@ class VllmEngine(Engine):
         self._token = self._token or secrets.token_hex(4)
         name = f"resd-{self._token}-{author}-{update:05d}"
         adapter = Adapter(update, name, self._folder / name)
-        policy.save_adapter(adapter.folder, author, weights)
-        _make_readable(adapter.folder)
+        try:
+            policy.save_adapter(adapter.folder, author, weights)
+            _make_readable(adapter.folder)
+        except OSError as error:  # said to all ranks, which wait
+            raise EngineError(f"{KEY}.adapter_folder: the adapter can't be saved: {error}") from error
         for server in self._servers:
             _load(server, adapter)
         outdated = self._adapters.get(author)

@@ -100,7 +100,7 @@ def test_data_that_is_not_at_hand_is_said(tmp_path: Path, capsys: pytest.Capture
         ("--data.rollout.max_new_tokens=9000000", "data.max_prompt_tokens + data.rollout.max_new_tokens is"),
         ("--model.policy.base=nowhere", "model.policy.base 'nowhere'"),
         ("--trainer.max_steps=3", "trainer.max_steps is 3"),
-        ("--trainer.strategy=fsdp", "trainer.strategy FSDPStrategy (FSDP1) isn't planned"),
+        ("--trainer.strategy=deepspeed", "trainer.strategy DeepSpeedStrategy isn't supported"),
         ("--trainer.strategy=sharded", "trainer.strategy 'sharded' is none that Lightning knows"),
         ("--trainer.devices=0", "trainer.devices must be at least one"),
         ("--trainer.num_nodes=0", "trainer.num_nodes must be at least 1"),
