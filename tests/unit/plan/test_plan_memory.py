@@ -16,7 +16,7 @@ from bitsandbytes.nn import Linear4bit
 from conftest import SMALL_LORA, make_policy, make_tiny_base
 from resd_lightning.config import ConfigError, DistillationConfig, LoraSettings, PolicyConfig, TeacherConfig
 from resd_lightning.plan import losses
-from resd_lightning.plan.activations import kept_by_layer, without_gradient
+from resd_lightning.plan.activations import backward, kept_by_layer, without_gradient
 from resd_lightning.plan.fitting import Card, fits, largest_values, suggestions
 from resd_lightning.plan.generation import cache_bytes_per_token
 from resd_lightning.plan.memory import peak, phases, student
@@ -340,6 +340,8 @@ def test_experts_wider_than_the_stream_set_the_height_of_its_passes(mixture: Run
     rows = 1000 * wider.per_token * mixture.stored_bytes
     grown = without_gradient(wide, 1, 1000) - without_gradient(mixture, 1, 1000)
     assert grown == rows * (4 * wider.intermediate - 3 * wider.hidden)
+    more_kept = kept_by_layer(wide, 1, 1000) - kept_by_layer(mixture, 1, 1000)  # which is there again in checkpointing
+    assert backward(wide, 1, 1000) - backward(mixture, 1, 1000) - more_kept == rows * (11 - 3) * wider.hidden
 
 
 def test_nf4_is_no_help_for_a_mixture(mixture: Run) -> None:
@@ -455,7 +457,7 @@ def test_a_step_of_trained_weights_reads_what_autocast_made_of_them(qwen: Run) -
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the profiler's records of memory are checked on Linux")
 @pytest.mark.filterwarnings("default")  # the profiler's, and transformers' on checkpointing
-@pytest.mark.parametrize("case", ["fused", "fused_checkpointing", "plain", "experts_checkpointing"])
+@pytest.mark.parametrize("case", ["fused", "fused_checkpointing", "plain", "experts_checkpointing", "wide_experts"])
 def test_predicted_peaks_are_the_measured_ones(case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[3] / "benchmarks")
     benchmark = import_module("plan")
@@ -467,6 +469,7 @@ def test_predicted_peaks_are_the_measured_ones(case: str, monkeypatch: pytest.Mo
     run = benchmark.run_of(benchmark.CASES[case], tmp_path, options)
     predicted, measured = benchmark.predict(run), benchmark.measure(run, torch.device("cpu"))
     assert predicted["update"] == pytest.approx(measured["update"], rel=0.15)
+    assert predicted["teacher"] == pytest.approx(measured["teacher"], rel=0.15)
 
 
 def test_moments_in_8_bits_take_a_quarter(qwen: Run) -> None:

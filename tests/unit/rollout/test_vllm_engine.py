@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -337,6 +338,16 @@ def test_another_tokenizer_is_refused(policy: Policy, replay: Replay, tmp_path: 
     replay.tokenize = lambda text: [1, 2, 3]
     with pytest.raises(ConfigError, match="serves /models/smollm2, which has another tokenizer"):
         engine.prepare(needs(policy))
+
+
+def test_an_adapter_that_cannot_be_saved_stops_the_run_with_the_key(
+    policy: Policy, replay: Replay, tmp_path: Path
+) -> None:
+    engine = ready(policy, tmp_path, replay)
+    shutil.rmtree(tmp_path / "adapters", ignore_errors=True)
+    (tmp_path / "adapters").write_text("a file where the folder was")
+    with pytest.raises(EngineError, match=r"data\.engine\.init_args\.adapter_folder: the adapter can't be saved"):
+        generate(engine)
 
 
 def test_full_fine_tuning_is_refused_before_anyone_is_asked(tmp_path: Path) -> None:
