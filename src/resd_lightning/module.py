@@ -176,8 +176,9 @@ class ResdModule(LightningModule):
         """
         self.check_settings()
         num_processes = self.trainer.num_devices * self.trainer.num_nodes
-        check_strategy(self.trainer.strategy, num_processes, self.policy_config, self.optimizer_config)
-        kind, device = self.optimizer_config.kind, self.trainer.strategy.root_device.type
+        strategy, precision = self.trainer.strategy, str(self.trainer.precision)
+        check_strategy(strategy, num_processes, precision, self.policy_config, self.optimizer_config)
+        kind, device = self.optimizer_config.kind, strategy.root_device.type
         if stage == "fit":
             require(kind == "adamw" or device == "cuda", "model.optimizer.kind", f"adamw on {device}", kind)
         _ = self.tokenizer

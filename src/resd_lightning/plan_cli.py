@@ -80,7 +80,8 @@ class PlanningCLI(_ComposingCLI):
         self.trainer.strategy.connect(self.model)
         self.model.trainer = self.datamodule.trainer = self.trainer
         self.model.check_settings()
-        check_strategy(self.strategy, self.ranks, self.model.policy_config, self.model.optimizer_config)
+        model = self.model
+        check_strategy(self.strategy, self.ranks, self.precision, model.policy_config, model.optimizer_config)
         self.datamodule.check_settings(stage, self._count_updates(), self.strategy)
 
     def composed(self) -> Composed:

@@ -82,12 +82,15 @@ def check_arguments(arguments: Mapping[str, object]) -> None:
             )
 
 
-def check_strategy(strategy: Strategy, num_processes: int, policy: PolicyConfig, optimizer: OptimizerConfig) -> None:
+def check_strategy(
+    strategy: Strategy, num_processes: int, precision: str, policy: PolicyConfig, optimizer: OptimizerConfig
+) -> None:
     """Refuse a strategy that can't train this policy, before any weight is loaded.
 
     Args:
         strategy: The trainer's.
         num_processes: How many there are on all nodes.
+        precision: The trainer's.
         policy: How the model is held.
         optimizer: What trains it.
 
@@ -97,7 +100,7 @@ def check_strategy(strategy: Strategy, num_processes: int, policy: PolicyConfig,
     if isinstance(strategy, ModelParallelStrategy):
         _check_fsdp2(strategy, num_processes, policy, optimizer)
     elif isinstance(strategy, FSDPStrategy):
-        _check_fsdp1(strategy, num_processes, policy, optimizer)
+        _check_fsdp1(strategy, num_processes, precision, policy, optimizer)
     elif isinstance(strategy, DeepSpeedStrategy) or not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
         raise ConfigError(f"trainer.strategy {type(strategy).__name__} isn't supported: use ddp, or {_FSDP2}")
 
@@ -112,13 +115,20 @@ def _check_fsdp2(
     _check_any_fsdp(strategy, policy, optimizer)
 
 
-def _check_fsdp1(strategy: FSDPStrategy, num_processes: int, policy: PolicyConfig, optimizer: OptimizerConfig) -> None:
+def _check_fsdp1(
+    strategy: FSDPStrategy, num_processes: int, precision: str, policy: PolicyConfig, optimizer: OptimizerConfig
+) -> None:
     """Refuse what FSDP1 can't do: it flattens trained weights into one tensor and cuts that anywhere."""
     if num_processes > 1:
         raise ConfigError(
             "trainer.strategy FSDPStrategy (FSDP1) cuts trained weights into pieces that don't match their teacher's, "
             "so that every average and checkpoint would have to gather the model: use it in one process, or "
             f"{_FSDP2}"
+        )
+    if precision == "32-true" and policy.dtype != "float32":
+        raise ConfigError(
+            f"trainer.precision 32-true under FSDPStrategy (FSDP1) would turn a {policy.dtype} base into float32: set "
+            f"it to bf16-mixed, or use {_FSDP2}"
         )
     reasons = {
         "mixed_precision": "would round the loss's weights too: trainer.precision does what it is for",

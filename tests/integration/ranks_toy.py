@@ -61,7 +61,12 @@ class DieAtOnce(Callback):
 
 
 class Fsdp1OnCpu(FSDPStrategy):
-    """Lightning's FSDP1, which it keeps off CPUs by giving torch a device's number, which they don't have."""
+    """Lightning's FSDP1, which it keeps off CPUs: it gives torch a device's number, and autocasts on GPUs alone."""
+
+    def setup_environment(self) -> None:
+        super().setup_environment()
+        if self.precision_plugin.precision == "bf16-mixed":
+            self.precision_plugin.forward_context = lambda: torch.autocast("cpu", torch.bfloat16)
 
     def _setup_model(self, model: nn.Module) -> nn.Module:
         return FullyShardedDataParallel(

@@ -123,9 +123,9 @@ def die_at_once(command: list[str], folder: Path) -> None:
         (),
         WHOLE,
         ("--model.policy.quantization=nf4",),
-        ("--model.policy.dtype=bfloat16", "--model.distillation.loss=fused"),
+        ("--model.policy.dtype=bfloat16", "--trainer.precision=bf16-mixed", "--model.distillation.loss=fused"),
     ],
-    ids=["adapters", "whole", "nf4", "bf16 base"],
+    ids=["adapters", "whole", "nf4", "16 bits"],
 )
 def test_a_run_moves_to_fsdp1_and_back(options: tuple[str, ...], tiny_base: Path, tmp_path: Path) -> None:
     run(command(tiny_base, tmp_path / "alone", None, *options), tmp_path / "log")

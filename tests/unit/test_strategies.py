@@ -21,9 +21,15 @@ def fsdp2(ranks: int) -> ModelParallelStrategy:
     return ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
 
-def refusal(strategy: Strategy, ranks: int, policy: PolicyConfig, optimizer: OptimizerConfig = ADAMW) -> str:
+def refusal(
+    strategy: Strategy,
+    ranks: int,
+    policy: PolicyConfig,
+    optimizer: OptimizerConfig = ADAMW,
+    precision: str = "bf16-mixed",
+) -> str:
     with pytest.raises(ConfigError) as caught:
-        check_strategy(strategy, ranks, policy, optimizer)
+        check_strategy(strategy, ranks, precision, policy, optimizer)
     return str(caught.value)
 
 
@@ -41,13 +47,18 @@ NF4 = PolicyConfig("base", quantization="nf4")
     ],
 )
 def test_these_train(strategy: Strategy, ranks: int, policy: PolicyConfig) -> None:
-    check_strategy(strategy, ranks, policy, ADAMW)
+    check_strategy(strategy, ranks, "bf16-mixed", policy, ADAMW)
 
 
 def test_several_processes_under_fsdp1_are_refused_by_name_and_fsdp2_is_the_answer() -> None:
     message = refusal(FSDPStrategy(), 2, FLOAT32)
     assert "FSDPStrategy (FSDP1)" in message
     assert ANSWER in message
+
+
+def test_a_precision_by_which_fsdp1_would_widen_the_base_is_refused() -> None:
+    assert "set it to bf16-mixed" in refusal(FSDPStrategy(), 1, NF4, precision="32-true")
+    check_strategy(FSDPStrategy(), 1, "32-true", FLOAT32, ADAMW)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +90,7 @@ def test_frozen_weights_are_left_out_of_what_fsdp1_flattens_by_every_trainer() -
     ignored = strategy.kwargs["ignored_states"]
     assert {id(weight) for weight in ignored} == {id(weight) for weight in model[0].parameters()}
     assert strategy.mixed_precision_config == MixedPrecision()
-    check_strategy(strategy, 1, FLOAT32, ADAMW)  # a trainer that has fitted may test
+    check_strategy(strategy, 1, "bf16-mixed", FLOAT32, ADAMW)  # a trainer that has fitted may test
 
 
 @pytest.mark.parametrize("strategy", [fsdp2(1), FSDPStrategy()])
