@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from getpass import getuser
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TypeVar, cast
@@ -65,7 +65,7 @@ def in_turn(what: str) -> Iterator[None]:
 
     Nothing is exchanged, and a process that ends in its turn gives it up, so that none waits for one that failed.
     """
-    with FileLock(Path(gettempdir()) / f"resd-{what}-{getuser()}.lock"):
+    with FileLock(Path(gettempdir()) / f"resd-{what}-{os.getuid()}.lock"):
         yield
 
 
