@@ -195,12 +195,22 @@ class ResdModule(LightningModule):
         check_fused(self.distillation_config, self.teacher_config, self.policy_config, self.facts)
 
     def configure_model(self) -> None:
-        """Load the base and put student and teacher on it, once."""
+        """Load the base and put student and teacher on it, once.
+
+        Raises:
+            ConfigError: An earlier trainer's strategy holds the weights in a way that this one's can't.
+        """
         if self.policy is None:
             self.policy = self._load()
         strategy = self.trainer.strategy
+        if self.policy.is_sharded != isinstance(strategy, ModelParallelStrategy):
+            raise ConfigError(
+                f"trainer.strategy {type(strategy).__name__} can't hold a module that another trainer's has "
+                f"{'cut up' if self.policy.is_sharded else 'left whole'}: make a new module, and give the trainer the "
+                "checkpoint"
+            )
         if isinstance(strategy, FSDPStrategy):
-            wrap_trained_alone(strategy, self.policy.model)
+            wrap_trained_alone(strategy, self.policy.model, is_fit=self.trainer.state.fn == "fit")
         self.policy.precision_context = self.trainer.precision_plugin.forward_context
 
     def _load(self) -> Policy:
@@ -413,7 +423,7 @@ class ResdModule(LightningModule):
         """Put student, teacher, context and counter into the checkpoint; all ranks make it, and one writes it."""
         optimizer_states = cast("list[OptimizerState]", checkpoint.get("optimizer_states", []))
         if optimizer_states and not self.loaded_policy.is_sharded:
-            if self.trainer.global_step == 0 and self.optimizer_config.kind == "adamw":
+            if self.trainer.is_global_zero and self.optimizer_config.kind == "adamw":
                 _fill_with_zeros(optimizer_states, self.trainer.optimizers)
             _number_like_sharded(optimizer_states, self, self.trainer.optimizers)
         elif optimizer_states and self.trainer.global_step == 0:
@@ -487,12 +497,16 @@ def _number_like_sharded(states: Sequence[OptimizerState], module: nn.Module, op
 
 
 def _fill_with_zeros(states: Sequence[OptimizerState], optimizers: Sequence[Optimizer]) -> None:
-    """Give AdamW's saved states the moments that it begins with: Lightning's FSDPs can't load a state without any."""
+    """Give saved states of AdamW the moments that it begins with, for weights that it hasn't moved.
+
+    Before the first step these are all of them, and Lightning's FSDPs can't load a state without any.
+    """
     for state, optimizer in zip(states, optimizers, strict=True):
         for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
             for number, weight in zip(cast("list[int]", saved["params"]), group["params"], strict=True):
-                zeros = {name: torch.zeros_like(weight, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
-                state["state"][number] = {"step": torch.zeros(()), **zeros}
+                if number not in state["state"]:
+                    moments = {name: torch.zeros_like(weight, device="cpu") for name in ("exp_avg", "exp_avg_sq")}
+                    state["state"][number] = {"step": torch.zeros(()), **moments}
 
 
 def _start_counting_at_zero(states: Sequence[OptimizerState], optimizers: Sequence[Optimizer]) -> None:

@@ -43,6 +43,9 @@ DERIVED = ("max_epochs", "min_epochs", "check_val_every_n_epoch", "accumulate_gr
 _AUTOCAST_ALONE = MixedPrecision()
 """No casts of FSDP1's own: autocast's are those of other runs, and FSDP's would round a batch's weights as well."""
 
+_FROZEN = "ignored_states"
+"""What FSDP1 calls the weights that it leaves be; no option, as a file can't name weights."""
+
 _FSDP2 = "ModelParallelStrategy, which is FSDP2, as configs/trainer/fsdp2.yaml does"
 _INIT_ARGS = "trainer.strategy.init_args"
 
@@ -118,11 +121,11 @@ def _check_fsdp2(
 def _check_fsdp1(
     strategy: FSDPStrategy, num_processes: int, precision: str, policy: PolicyConfig, optimizer: OptimizerConfig
 ) -> None:
-    """Refuse what FSDP1 can't do: it flattens trained weights into one tensor and cuts that anywhere."""
+    """Refuse what FSDP1 can't do: it flattens weights into one tensor, of one precision, and cuts that anywhere."""
     if num_processes > 1:
         raise ConfigError(
-            "trainer.strategy FSDPStrategy (FSDP1) cuts trained weights into pieces that don't match their teacher's, "
-            "so that every average and checkpoint would have to gather the model: use it in one process, or "
+            "trainer.strategy FSDPStrategy (FSDP1) can't share out a frozen base beside what is trained in another "
+            "precision, and cuts trained weights where their teacher's aren't cut: use it in one process, or "
             f"{_FSDP2}"
         )
     if precision == "32-true" and policy.dtype != "float32":
@@ -143,7 +146,7 @@ def _check_fsdp1(
         "cpu_offload": strategy.cpu_offload is not None and strategy.cpu_offload.offload_params,
         "activation_checkpointing_policy": bool(strategy._activation_checkpointing_kwargs),
         "use_orig_params": not strategy.kwargs["use_orig_params"],
-        **dict.fromkeys(strategy.kwargs.keys() - {"use_orig_params", "ignored_states"}, True),
+        **dict.fromkeys(strategy.kwargs.keys() - {"use_orig_params", _FROZEN}, True),
     }
     for key in (key for key, value in is_set.items() if value):
         reason = reasons.get(key, "has no use in one process, which cuts nothing up")
@@ -164,14 +167,21 @@ def _check_any_fsdp(strategy: Strategy, policy: PolicyConfig, optimizer: Optimiz
         )
 
 
-def wrap_trained_alone(strategy: FSDPStrategy, model: nn.Module) -> None:
+def wrap_trained_alone(strategy: FSDPStrategy, model: nn.Module, *, is_fit: bool) -> None:
     """Have FSDP1 flatten a model's trained weights and leave frozen ones be, on the device and in their own precision.
 
     Flattened with the rest, frozen weights would have to be of one precision with them, and would get gradients.
+
+    Raises:
+        ConfigError: It was flattened for an earlier trainer: FSDP1 couldn't load a checkpoint into it.
     """
-    frozen = [weight for weight in model.parameters() if not weight.requires_grad]
+    if is_fit and any(hasattr(weight, "_fsdp_flattened") for weight in model.parameters()):
+        raise ConfigError(
+            "trainer.strategy FSDPStrategy (FSDP1) trains a module once: make a new one, and give the trainer the "
+            "checkpoint"
+        )
     model.to(strategy.root_device)  # FSDP moves what it flattens, and nothing else
-    strategy.kwargs["ignored_states"] = frozen
+    strategy.kwargs[_FROZEN] = [weight for weight in model.parameters() if not weight.requires_grad]
     strategy.mixed_precision = _AUTOCAST_ALONE
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
 from torch.distributed.fsdp import MixedPrecision
 
 from resd_lightning.config import ConfigError, OptimizerConfig, PolicyConfig
+from resd_lightning.module import ResdModule
+from resd_lightning.policy.views import Policy
 from resd_lightning.training import check_arguments, check_strategy, wrap_trained_alone
 
 ADAMW = OptimizerConfig()
@@ -83,14 +89,35 @@ def test_options_of_fsdp1_are_refused_with_a_reason_and_fsdp2(key: str, said: st
     assert ANSWER in message
 
 
-def test_frozen_weights_are_left_out_of_what_fsdp1_flattens_by_every_trainer() -> None:
+def test_frozen_weights_are_left_out_of_what_fsdp1_flattens() -> None:
     model = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2))
     strategy = FSDPStrategy(parallel_devices=[torch.device("cpu")], cluster_environment=LightningEnvironment())
-    wrap_trained_alone(strategy, model)
+    wrap_trained_alone(strategy, model, is_fit=True)
     ignored = strategy.kwargs["ignored_states"]
     assert {id(weight) for weight in ignored} == {id(weight) for weight in model[0].parameters()}
     assert strategy.mixed_precision_config == MixedPrecision()
     check_strategy(strategy, 1, "bf16-mixed", FLOAT32, ADAMW)  # a trainer that has fitted may test
+
+
+def test_a_module_is_trained_under_fsdp1_once_and_may_be_tested_after() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    for weight in model.parameters():
+        weight._fsdp_flattened = True  # type: ignore[attr-defined]  # as FSDP1 leaves it behind
+    strategy = FSDPStrategy(parallel_devices=[torch.device("cpu")], cluster_environment=LightningEnvironment())
+    with pytest.raises(ConfigError, match=r"FSDPStrategy \(FSDP1\) trains a module once"):
+        wrap_trained_alone(strategy, model, is_fit=True)
+    wrap_trained_alone(strategy, model, is_fit=False)
+
+
+@pytest.mark.parametrize(
+    ("is_sharded", "strategy", "said"), [(True, DDPStrategy(), "cut up"), (False, fsdp2(1), "whole")]
+)
+def test_a_module_that_another_strategy_has_held_is_refused(is_sharded: bool, strategy: Strategy, said: str) -> None:
+    module = ResdModule(PolicyConfig("base"))
+    module.policy = cast("Policy", SimpleNamespace(is_sharded=is_sharded))
+    module._trainer = cast("Trainer", SimpleNamespace(strategy=strategy))
+    with pytest.raises(ConfigError, match=f"{type(strategy).__name__} can't hold a module that .* has {said}"):
+        module.configure_model()
 
 
 @pytest.mark.parametrize("strategy", [fsdp2(1), FSDPStrategy()])

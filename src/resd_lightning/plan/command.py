@@ -18,13 +18,13 @@ from resd_lightning.config import ConfigError, require
 from resd_lightning.datamodule import RolloutDataModule
 from resd_lightning.module import ResdModule
 from resd_lightning.plan.fitting import Card, largest_values, suggestions
-from resd_lightning.plan.memory import phases
+from resd_lightning.plan.memory import GIB, phases
 from resd_lightning.plan.prompts import PromptLengths
 from resd_lightning.plan.report import Plan, show_plan
 from resd_lightning.plan.run import Call, Device, Run
 from resd_lightning.plan.seconds import Speed, least_seconds
 from resd_lightning.plan.shape import read_shape
-from resd_lightning.plan.weights import trained_weights
+from resd_lightning.plan.weights import base_bytes, trained_weights
 from resd_lightning.plan.work import Work, against_sdpo, work
 from resd_lightning.rollout.hf import HFEngine
 from resd_lightning.run_folder import replace_text
@@ -177,6 +177,9 @@ def plan_run(composed: Composed, card: Card, json_file: str | None) -> int:
     notes = list(composed.notes)
     if run.engine_batch is None:
         notes.append(f"what data.engine {type(composed.data.engine).__name__} holds isn't counted")
+    if run.is_sharded and run.is_nf4:
+        whole = base_bytes(run) / GIB
+        notes.append(f"while it loads, each card packs the whole base, {whole:.1f} GiB, before it keeps its part")
     if run.policy.offload_activations:
         notes.append("activations that model.policy.offload_activations takes off the card are counted")
     first = composed.data.phases[0]

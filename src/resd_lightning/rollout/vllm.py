@@ -19,6 +19,7 @@ from operator import add
 from pathlib import Path
 from typing import Literal
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from resd_lightning.config import Author, ConfigError, PolicyConfig, SamplingConfig, require
@@ -233,7 +234,7 @@ class VllmEngine(Engine):
         try:
             policy.save_adapter(adapter.folder, author, weights)
             _make_readable(adapter.folder)
-        except OSError as error:  # said to all ranks, which wait
+        except (OSError, SafetensorError) as error:  # said to all ranks, which wait
             raise EngineError(f"{KEY}.adapter_folder: the adapter can't be saved: {error}") from error
         for server in self._servers:
             _load(server, adapter)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from conftest import SMALL_LORA, make_policy, move
@@ -340,12 +340,15 @@ def test_another_tokenizer_is_refused(policy: Policy, replay: Replay, tmp_path: 
         engine.prepare(needs(policy))
 
 
+@pytest.mark.parametrize("error", [OSError("no such folder"), SafetensorError("I/O error: no space left")])
 def test_an_adapter_that_cannot_be_saved_stops_the_run_with_the_key(
-    policy: Policy, replay: Replay, tmp_path: Path
+    error: Exception, policy: Policy, replay: Replay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
     engine = ready(policy, tmp_path, replay)
-    shutil.rmtree(tmp_path / "adapters", ignore_errors=True)
-    (tmp_path / "adapters").write_text("a file where the folder was")
+    monkeypatch.setattr("peft.peft_model.safe_save_file", fail)
     with pytest.raises(EngineError, match=r"data\.engine\.init_args\.adapter_folder: the adapter can't be saved"):
         generate(engine)
 
