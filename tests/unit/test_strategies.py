@@ -110,7 +110,7 @@ def test_a_module_is_trained_under_fsdp1_once_and_may_be_tested_after() -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_sharded", "strategy", "said"), [(True, DDPStrategy(), "cut up"), (False, fsdp2(1), "whole")]
+    ("is_sharded", "strategy", "said"), [(True, DDPStrategy(), "cut up"), (False, fsdp2(1), "left whole")]
 )
 def test_a_module_that_another_strategy_has_held_is_refused(is_sharded: bool, strategy: Strategy, said: str) -> None:
     module = ResdModule(PolicyConfig("base"))
