@@ -484,13 +484,9 @@ def _number_like_sharded(states: Sequence[OptimizerState], module: nn.Module, op
     Torch numbers those that are trained, which a sharded run would take for others when it resumes from the state. A
     run that isn't sharded reads them in order, by whatever numbers.
     """
-    places = {weight: place for place, weight in enumerate(module.parameters())}
+    places: dict[Tensor, int] = {weight: place for place, weight in enumerate(module.parameters())}
     for state, optimizer in zip(states, optimizers, strict=True):
-        numbers = {
-            old: places[weight]
-            for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True)
-            for old, weight in zip(cast("list[int]", saved["params"]), group["params"], strict=True)
-        }
+        numbers = {old: places[weight] for old, weight in _weights_by_number(state, optimizer).items()}
         state["state"] = {numbers[old]: moments for old, moments in state["state"].items()}
         for saved in state["param_groups"]:
             saved["params"] = [numbers[old] for old in cast("list[int]", saved["params"])]
@@ -502,11 +498,19 @@ def _fill_with_zeros(states: Sequence[OptimizerState], optimizers: Sequence[Opti
     Before the first step these are all of them, and Lightning's FSDPs can't load a state without any.
     """
     for state, optimizer in zip(states, optimizers, strict=True):
-        for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
-            for number, weight in zip(cast("list[int]", saved["params"]), group["params"], strict=True):
-                if number not in state["state"]:
-                    moments = {name: torch.zeros_like(weight, device="cpu") for name in ("exp_avg", "exp_avg_sq")}
-                    state["state"][number] = {"step": torch.zeros(()), **moments}
+        for number, weight in _weights_by_number(state, optimizer).items():
+            if number not in state["state"]:
+                moments = {name: torch.zeros_like(weight, device="cpu") for name in ("exp_avg", "exp_avg_sq")}
+                state["state"][number] = {"step": torch.zeros(()), **moments}
+
+
+def _weights_by_number(state: OptimizerState, optimizer: Optimizer) -> dict[int, Tensor]:
+    """Return an optimizer's weights by the numbers that they have in a state saved of it."""
+    return {
+        number: weight
+        for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True)
+        for number, weight in zip(cast("list[int]", saved["params"]), group["params"], strict=True)
+    }
 
 
 def _start_counting_at_zero(states: Sequence[OptimizerState], optimizers: Sequence[Optimizer]) -> None:

@@ -133,24 +133,34 @@ def _check_fsdp1(
             f"trainer.precision 32-true under FSDPStrategy (FSDP1) would turn a {policy.dtype} base into float32: set "
             f"it to bf16-mixed, or use {_FSDP2}"
         )
-    reasons = {
-        "mixed_precision": "would round the loss's weights too: trainer.precision does what it is for",
-        "state_dict_type": "would make a checkpoint a folder of pieces: leave it at full",
-        "cpu_offload": "would leave trained weights on the CPU, where the model isn't",
-        "activation_checkpointing_policy": "renames the model's layers: set model.policy.gradient_checkpointing",
-        "use_orig_params": "would hide trained weights from their teacher's average: leave it out",
+    offload = strategy.cpu_offload
+    refused = {
+        "mixed_precision": (
+            strategy.mixed_precision not in (None, _AUTOCAST_ALONE),
+            "would round the loss's weights too: trainer.precision does what it is for",
+        ),
+        "state_dict_type": (
+            strategy._state_dict_type != "full",
+            "would make a checkpoint a folder of pieces: leave it at full",
+        ),
+        "cpu_offload": (
+            offload is not None and offload.offload_params,
+            "would leave trained weights on the CPU, where the model isn't",
+        ),
+        "activation_checkpointing_policy": (
+            bool(strategy._activation_checkpointing_kwargs),
+            "renames the model's layers: set model.policy.gradient_checkpointing",
+        ),
+        "use_orig_params": (
+            not strategy.kwargs["use_orig_params"],
+            "would hide trained weights from their teacher's average: leave it out",
+        ),
     }
-    is_set = {
-        "mixed_precision": strategy.mixed_precision not in (None, _AUTOCAST_ALONE),
-        "state_dict_type": strategy._state_dict_type != "full",
-        "cpu_offload": strategy.cpu_offload is not None and strategy.cpu_offload.offload_params,
-        "activation_checkpointing_policy": bool(strategy._activation_checkpointing_kwargs),
-        "use_orig_params": not strategy.kwargs["use_orig_params"],
-        **dict.fromkeys(strategy.kwargs.keys() - {"use_orig_params", _FROZEN}, True),
-    }
-    for key in (key for key, value in is_set.items() if value):
-        reason = reasons.get(key, "has no use in one process, which cuts nothing up")
-        raise ConfigError(f"{_INIT_ARGS}.{key} of FSDPStrategy (FSDP1) {reason}; or use {_FSDP2}")
+    others = strategy.kwargs.keys() - {"use_orig_params", _FROZEN}
+    refused |= dict.fromkeys(sorted(others), (True, "has no use in one process, which cuts nothing up"))
+    for key, (is_set, reason) in refused.items():
+        if is_set:
+            raise ConfigError(f"{_INIT_ARGS}.{key} of FSDPStrategy (FSDP1) {reason}; or use {_FSDP2}")
     _check_any_fsdp(strategy, policy, optimizer)
 
 
